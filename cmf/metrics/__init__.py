@@ -1,0 +1,1 @@
+"""Measures: NumPy functions that import nothing else of this package."""
