@@ -1,0 +1,1 @@
+"""Generated data with known truth: one physical world, several renderings of it."""
