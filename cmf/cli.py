@@ -1,0 +1,134 @@
+"""The command line: `python -m cmf COMMAND ...`.
+
+A command is a line of COMMANDS: its help, and the function that adds its arguments to a parser and sets `run`,
+a function of the parsed arguments that returns an exit status or None. The function is imported only when its
+command is named, so that help stays quick; `run` imports what it needs itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from cmf import __version__
+
+COMMANDS = {
+    "data": ("list, get, check and make data sets and weights", "cmf.cli:data_arguments"),
+}
+
+
+def main(argv=None) -> int:
+    """Run one command and return the exit status: 0 done, 1 refused with one line on stderr, 2 bad usage."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(prog="python -m cmf", description="Cross-modal fusion, reproducible.")
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (text, source) in COMMANDS.items():
+        child = commands.add_parser(name, help=text, description=text)
+        if name in argv:
+            module, _, function = source.partition(":")
+            getattr(importlib.import_module(module), function)(child)
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as end:  # argparse has already spoken
+        return int(end.code or 0)
+    try:
+        return arguments.run(arguments) or 0
+    except (ValueError, OSError) as reason:
+        if arguments.debug:
+            raise
+        print(f"cmf: {' '.join(str(reason).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("cmf: stopped", file=sys.stderr)
+        return 130
+
+
+def data_arguments(parser: argparse.ArgumentParser) -> None:
+    """`data list`, `data get NAME`, `data check NAME`, `data make deepspace --out DIR`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", help="all entries and where they are").set_defaults(run=_data_list)
+    get = actions.add_parser("get", help="fetch an entry, or say how to obtain it")
+    check = actions.add_parser("check", help="compare the checksums of an entry's files")
+    for action, run in ((get, _data_get), (check, _data_check)):
+        action.add_argument("name", metavar="NAME")
+        action.set_defaults(run=run)
+    make = actions.add_parser("make", help="generate a simulated set as folders")
+    make.add_argument("what", choices=("deepspace",))
+    make.add_argument("--out", required=True, metavar="DIR", help="folder to make; must not hold anything yet")
+    make.add_argument("--targets", type=int, default=600, metavar="N", help="training targets (default 600)")
+    make.add_argument("--scenes", type=int, default=3, metavar="K", help="scenes of 1024 x 1024 px (default 3)")
+    make.add_argument("--seed", type=int, default=0, metavar="S", help="seed, 0 or larger (default 0)")
+    make.add_argument("--psnr", type=float, default=8.0, metavar="P",
+                      help="peak signal-to-noise of the scenes' targets (default 8)")
+    make.set_defaults(run=_data_make)
+
+
+def _data_list(arguments) -> None:
+    from cmf.catalogue import rows
+
+    for row in rows():
+        size = f"{row['size'] / 1e6:.0f} MB" if row["size"] else ""
+        print(f"{row['name']:<28}{row['kind']:<11}{size:>7}  {row['path'] or 'not here; ' + row['how']}")
+
+
+def _data_get(arguments) -> None:
+    from cmf.catalogue import get
+
+    print(get(arguments.name))
+
+
+def _data_check(arguments) -> None:
+    from cmf.catalogue import check, entry
+
+    path = check(arguments.name, progress=True)
+    listed = path.is_file() or (path / "SHA256SUMS").is_file() or entry(arguments.name).sha256
+    print(f"{path}: {'checksums agree' if listed else 'here; no checksum is known'}")
+
+
+def _data_make(arguments) -> None:
+    print(make_deepspace(arguments.out, arguments.targets, arguments.scenes, arguments.seed, arguments.psnr))
+
+
+def make_deepspace(out, targets: int, scenes: int, seed: int = 0, psnr: float = 8.0) -> Path:
+    """Write simulated deep-space folders: out/train/{2D,1D} and the scenes out/images, out/sequences.
+
+    targets: training targets, split "train". scenes: scenes of 20 targets, split "test". seed: 0 or larger.
+    psnr: peak signal-to-noise of a scene's targets. Everything is written to `<out>.part` and renamed at the end.
+    Raises FileExistsError when `out` holds something, ValueError on a bad number.
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    from cmf.simulate.deepspace import simulate_scene, simulate_targets, write_scene, write_training
+
+    out = Path(out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise FileExistsError(f"{out} exists and is not an empty folder; remove it or choose another one")
+    if seed < 0 or scenes < 1:
+        raise ValueError(f"seed {seed} and scenes {scenes}: expected 0 or larger and 1 or larger")
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    made = simulate_targets(targets, split="train", seed=seed)
+    with tqdm(total=targets + scenes, desc=f"write {out}", unit="file set", delay=1) as bar:
+        for start in range(0, targets, 100):
+            rows = slice(start, start + 100)
+            write_training(part / "train", replace(
+                made, images=made.images[rows], times=made.times[rows], sequences=made.sequences[rows],
+                labels=made.labels[rows], ids=made.ids[rows], truth={k: v[rows] for k, v in made.truth.items()}))
+            bar.update(len(made.ids[rows]))
+        for k in range(scenes):
+            own = int(np.random.SeedSequence([seed, k]).generate_state(1)[0])
+            scene = simulate_scene(psnr=psnr, split="test", seed=own)
+            write_scene(part / "images", part / "sequences", scene, f"scene{k:02d}")
+            bar.update()
+    if out.exists():
+        out.rmdir()
+    os.replace(part, out)
+    return out
