@@ -59,12 +59,12 @@ class Dials:
     """Settings of the simulated sensor; all continuous, all meant to be swept."""
 
     psnr: float = 15.0             # peak signal-to-noise in a frame of a 0.6 m sphere at 260 K and nominal range
-    sequence_noise: float = 4.0    # K, error of a temperature sample; an intensity errs by 2 % for each kelvin
-    missing: float = 0.1           # 0 to 1, share of sequence samples that are missing
+    sequence_noise: float = 5.0    # K, error of a temperature sample; an intensity errs by 2 % for each kelvin
+    missing: float = 0.15          # 0 to 1, share of sequence samples that are missing
     stars: float = 300.0           # stars of peak signal-to-noise above 2 in a frame of 1024 x 1024
     redundancy: float = 0.0        # 0 to 1: 1 = the sequence's intensity is calibrated and tells size by itself
-    gain_spread: float = 0.7       # standard deviation of the log of the radiometer's gain
-    speed_spread: float = 0.10     # standard deviation of the log of the speed: how well motion tells range
+    gain_spread: float = 1.0       # standard deviation of the log of the radiometer's gain
+    speed_spread: float = 0.13     # standard deviation of the log of the speed: how well motion tells range
     drift: float = 0.5             # pixels, common motion of the star field between A and B, each axis
 
     def __post_init__(self):

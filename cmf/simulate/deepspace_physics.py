@@ -35,7 +35,7 @@ BAND = (8e-6, 12e-6)      # m, limits of the sensor's band
 def band_radiance(temperature, band=BAND):
     """Radiance of a black body within a band [W m-2 sr-1].
 
-    temperature: array, kelvin, 20 to 1000; band: two wavelengths in metres, ascending.
+    temperature: array, kelvin, 20 to 1000, NaN stays NaN; band: two wavelengths in metres, ascending.
     L = 2 k^4 T^4 / (h^3 c^2) (D(x2) - D(x1)), x = h c / (lambda k T), x1 at the short limit and
     D(x) = sum_j exp(-j x) (x^3/j + 3 x^2/j^2 + 6 x/j^3 + 6/j^4), the integral of u^3/(e^u - 1) from x on.
     Raises ValueError outside 20 to 1000 K, where the twenty terms used are no longer exact.
@@ -44,8 +44,9 @@ def band_radiance(temperature, band=BAND):
     38.5
     """
     temperature = np.asarray(temperature, dtype=np.float64)
-    if temperature.size and not (temperature.min() >= 20.0 and temperature.max() <= 1000.0):
-        raise ValueError(f"temperatures from {temperature.min():.4g} to {temperature.max():.4g} K, expected "
+    outside = (temperature < 20.0) | (temperature > 1000.0)
+    if outside.any():
+        raise ValueError(f"{outside.sum()} temperatures such as {temperature[outside].flat[0]:.4g} K, expected "
                          "20 to 1000 K: check the unit (kelvin) and the heat balance")
     scale = PLANCK * LIGHT / (BOLTZMANN * temperature)
     total = np.zeros_like(temperature)
@@ -68,7 +69,8 @@ class Bodies:
     capacity: np.ndarray       # J K-1 m-2, heat capacity per surface
     internal: np.ndarray       # W m-2, heat made inside per surface
     period: np.ndarray         # s, of the tumbling
-    direction: np.ndarray      # (n, 3) unit vector to the sensor in body axes at time 0; spin about axis 3
+    tilt: np.ndarray           # rad, between body axis 3 and the axis of spin
+    direction: np.ndarray      # (n, 3) unit vector to the sensor at time 0, third component along the axis of spin
 
     @property
     def surface(self) -> np.ndarray:
@@ -82,8 +84,10 @@ class Bodies:
         """Area seen by the sensor [m2], shape (n, t). times: (n, t) s; the body turns once in its period."""
         phase = 2.0 * np.pi * np.asarray(times) / self.period[:, None]                     # (n, t)
         x, y, z = (self.direction[:, i, None] for i in range(3))
-        seen = np.stack([x * np.cos(phase) + y * np.sin(phase), y * np.cos(phase) - x * np.sin(phase),
-                         np.broadcast_to(z, phase.shape)], axis=-1)                        # (n, t, 3)
+        first = x * np.cos(phase) + y * np.sin(phase)
+        second = y * np.cos(phase) - x * np.sin(phase)
+        c, s = np.cos(self.tilt)[:, None], np.sin(self.tilt)[:, None]
+        seen = np.stack([c * first - s * z, second, s * first + c * z], axis=-1)           # (n, t, 3) body axes
         a, b, c = self.sides.T
         faces = np.stack([b * c, a * c, a * b], axis=-1)[:, None]                          # (n, 1, 3)
         flat = (np.abs(seen) * faces).sum(-1)
@@ -121,9 +125,10 @@ def draw_bodies(labels, rng) -> Bodies:
         emissivity=between(4, 0.72, 0.90),
         absorptance=between(5, 0.30, 0.70),
         capacity=by_class(*(np.exp(between(6, np.log(low), np.log(high))) for low, high in
-                            ((1500, 4500), (1500, 4500), (6000, 16000), (60, 260)))),
-        internal=by_class(0 * one, 0 * one, between(7, 60, 150), 0 * one),
+                            ((1500, 4500), (1500, 4500), (4500, 14000), (60, 500)))),
+        internal=by_class(0 * one, 0 * one, between(7, 30, 110), 0 * one),
         period=by_class(between(8, 10, 200), between(8, 9, 60), between(8, 60, 300), between(8, 20, 150)),
+        tilt=np.radians(by_class(between(9, 0, 90), between(9, 0, 75), between(9, 0, 90), between(9, 0, 60))),
         direction=normal / np.linalg.norm(normal, axis=1, keepdims=True),
     )
 
