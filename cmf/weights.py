@@ -1,0 +1,74 @@
+"""Weights on disk: safetensors that state their architecture, and refuse another one.
+
+A file holds the tensors of a state dict and, as text, the name of the architecture, its configuration and any
+further facts (data, scores, licence).
+"""
+
+import json
+import os
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+
+def save(path: str | Path, model: nn.Module, config, **facts: str) -> Path:
+    """Write the state dict of `model` aside, then rename.
+
+    Args:
+        path: file to write, usually *.safetensors.
+        config: dataclass or dict of plain values from which the model was built.
+        facts: further words to keep with the weights.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    plain = asdict(config) if is_dataclass(config) else dict(config)
+    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, part,
+              metadata=dict(architecture=type(model).__name__, config=json.dumps(plain, sort_keys=True), **facts))
+    os.replace(part, path)
+    return path
+
+
+def facts(path: str | Path) -> dict:
+    """What a weights file says of itself: architecture, config (a dict) and further facts.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is no safetensors file, or does not state its architecture.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}; train them, or give the path of a .safetensors file")
+    try:
+        with safe_open(path, "pt") as file:
+            found = dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no complete safetensors file ({error}); fetch or train it again") from error
+    if "architecture" not in found or "config" not in found:
+        raise ValueError(f"{path} does not state its architecture and config; write it with cmf.weights.save")
+    return found | dict(config=json.loads(found["config"]))
+
+
+def load(path: str | Path, model: nn.Module) -> nn.Module:
+    """Fill `model` from `path`; nothing is loaded unless everything fits.
+
+    Raises:
+        FileNotFoundError, ValueError: as `facts`; also ValueError for another architecture, and for missing,
+            unknown or differently shaped tensors, the first of them named with both shapes.
+    """
+    stated, own = facts(path)["architecture"], type(model).__name__
+    if stated != own:
+        raise ValueError(f"{path} holds weights of {stated}, expected {own}; give weights of a {own}")
+    with safe_open(Path(path), "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    expected = model.state_dict()
+    for name in sorted(set(expected) | set(tensors)):
+        there, here = (tuple(d[name].shape) if name in d else "absent" for d in (tensors, expected))
+        if there != here:
+            raise ValueError(f"{path} does not fit this {own}: {name} is {there} in the file and {here} in the "
+                             "model; build the model from the file's own config")
+    model.load_state_dict(tensors)
+    return model.eval()
