@@ -102,15 +102,15 @@ ENTRIES: dict[str, Entry] = {
     "clip-vit-base-patch32": Entry(
         "weights", "clip-vit-base-patch32", licence="MIT", citation="Radford et al. 2021, ICML",
         layout="config.json, tokenizer files, model.safetensors",
-        how="hf download openai/clip-vit-base-patch32 --local-dir there"),
+        how="hf download openai/clip-vit-base-patch32 --local-dir $CMF_DATA/clip-vit-base-patch32"),
     "blip-image-captioning-base": Entry(
         "weights", "blip-image-captioning-base", licence="BSD-3-Clause", citation="Li et al. 2022, ICML",
         layout="config.json, tokenizer files, model.safetensors",
-        how="hf download Salesforce/blip-image-captioning-base --local-dir there"),
+        how="hf download Salesforce/blip-image-captioning-base --local-dir $CMF_DATA/blip-image-captioning-base"),
     "distilbert-base-uncased": Entry(
         "weights", "distilbert-base-uncased", licence="Apache-2.0", citation="Sanh et al. 2019, arXiv 1910.01108",
         layout="config.json, tokenizer files, model.safetensors",
-        how="hf download distilbert/distilbert-base-uncased --local-dir there"),
+        how="hf download distilbert/distilbert-base-uncased --local-dir $CMF_DATA/distilbert-base-uncased"),
 }
 
 

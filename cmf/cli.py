@@ -108,7 +108,7 @@ def make_deepspace(out, targets: int, scenes: int, seed: int = 0, psnr: float = 
 
     from cmf.simulate.deepspace import simulate_scene, simulate_targets, write_scene, write_training
 
-    out = Path(out)
+    out = Path(out).absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder; remove it or choose another one")
     if seed < 0 or scenes < 1:
@@ -116,19 +116,22 @@ def make_deepspace(out, targets: int, scenes: int, seed: int = 0, psnr: float = 
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     made = simulate_targets(targets, split="train", seed=seed)
-    with tqdm(total=targets + scenes, desc=f"write {out}", unit="file set", delay=1) as bar:
-        for start in range(0, targets, 100):
-            rows = slice(start, start + 100)
-            write_training(part / "train", replace(
-                made, images=made.images[rows], times=made.times[rows], sequences=made.sequences[rows],
-                labels=made.labels[rows], ids=made.ids[rows], truth={k: v[rows] for k, v in made.truth.items()}))
-            bar.update(len(made.ids[rows]))
-        for k in range(scenes):
-            own = int(np.random.SeedSequence([seed, k]).generate_state(1)[0])
-            scene = simulate_scene(psnr=psnr, split="test", seed=own)
-            write_scene(part / "images", part / "sequences", scene, f"scene{k:02d}")
-            bar.update()
-    if out.exists():
-        out.rmdir()
-    os.replace(part, out)
+    try:
+        with tqdm(total=targets + scenes, desc=f"write {out}", unit="file set", delay=1) as bar:
+            for start in range(0, targets, 100):
+                rows = slice(start, start + 100)
+                write_training(part / "train", replace(
+                    made, images=made.images[rows], times=made.times[rows], sequences=made.sequences[rows],
+                    labels=made.labels[rows], ids=made.ids[rows], truth={k: v[rows] for k, v in made.truth.items()}))
+                bar.update(len(made.ids[rows]))
+            for k in range(scenes):
+                own = int(np.random.SeedSequence([seed, k]).generate_state(1)[0])
+                scene = simulate_scene(psnr=psnr, split="test", seed=own)
+                write_scene(part / "images", part / "sequences", scene, f"scene{k:02d}")
+                bar.update()
+        if out.exists():
+            out.rmdir()
+        os.replace(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return out
