@@ -18,6 +18,7 @@ from pathlib import Path
 from cmf import __version__
 
 COMMANDS = {
+    "book": ("run the notebooks that are out of date", "cmf.book.__main__:arguments"),
     "data": ("list, get, check and make data sets and weights", "cmf.cli:data_arguments"),
 }
 

@@ -77,16 +77,17 @@ def used(name: str, sha256: str) -> None:
 def provenance(**more) -> dict:
     """How the present numbers came to be, as a JSON-able dict without host names or paths.
 
-    Keys: notebook, profile and parameters (from the runner; None outside it), commit, dirty (are sources
+    Keys: notebook, profile, parameters and inputs (hashes of what the notebook declares; these four from the
+    runner, None outside it), commit, dirty (are sources
     changed since), python, platform, device, threads, versions, seeds, used (hashes of data, weights and
     cached steps), seconds since the run began, and whatever is given as keyword.
     """
-    parameters = os.environ.get("CMF_PARAMETERS")
     commit, dirty = _commit(paths.root())
     return {
         "notebook": os.environ.get("CMF_NOTEBOOK"),
         "profile": os.environ.get("CMF_PROFILE"),
-        "parameters": json.loads(parameters) if parameters else None,
+        "parameters": json.loads(os.environ.get("CMF_PARAMETERS", "null")),
+        "inputs": json.loads(os.environ.get("CMF_INPUTS", "null")),
         "commit": commit,
         "dirty": dirty,
         "python": platform.python_version(),

@@ -51,7 +51,13 @@ def reach(path: Path | str, root: Path | str, package: str = "cmf") -> list[Path
 
 def code_hash(path: Path | str) -> str:
     """sha256 of what a module does: its syntax tree without docstrings, comments and layout."""
-    return tree_hash(Path(path).read_text(encoding="utf-8"), str(path))
+    stat = Path(path).stat()
+    return _code_hash(Path(path), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _code_hash(path: Path, size: int, changed: int) -> str:
+    return tree_hash(path.read_text(encoding="utf-8"), str(path))
 
 
 def tree_hash(text: str, name: str = "<source>") -> str:
