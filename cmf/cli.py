@@ -112,8 +112,8 @@ def make_deepspace(out, targets: int, scenes: int, seed: int = 0, psnr: float = 
     out = Path(out).absolute()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder; remove it or choose another one")
-    if seed < 0 or scenes < 1:
-        raise ValueError(f"seed {seed} and scenes {scenes}: expected 0 or larger and 1 or larger")
+    if seed < 0 or scenes < 0:
+        raise ValueError(f"seed {seed} and scenes {scenes}: expected 0 or larger")
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     made = simulate_targets(targets, split="train", seed=seed)
