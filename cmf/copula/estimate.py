@@ -114,7 +114,7 @@ def _maximise(lx, ly, t):
         low, high = (s, high) if first > 0 else (low, s)
         step = -first / (a * second) if second < 0 else np.sign(first)
         step = float(np.clip(step, -2, 2))
-        s = s + step if low < s + step < high else (low + high) / 2
+        s = s + step if low <= s + step <= high else (low + high) / 2
         if abs(step) < 1e-4 or high - low < 1e-9:    # the step after this one is of the order of its square
             break
         if s > np.log(THETA_MAX - 1) - 1e-6:
@@ -197,7 +197,8 @@ def fit_gumbel(u, v, method="ml", rotation=None):
             best = likelihood, theta, side, a, b
     likelihood, theta, side, a, b = best
     error = _standard_error(a, b, theta) if method == "ml" else float("nan")
-    return GumbelFit(theta, side, error, likelihood, float(gumbel_tau(theta)) * (-1 if side in (90, 270) else 1), len(u))
+    tau = float(gumbel_tau(theta)) * (-1 if side in (90, 270) else 1)
+    return GumbelFit(theta, side, error, likelihood, tau, len(u))
 
 
 def _kendall(x, y):

@@ -1,0 +1,127 @@
+"""Ranks for training: ECDF values with a gradient, and stored quantiles for inference.
+
+Axes: B observations, R reference observations, T scalars (each ranked on its own), q stored levels.
+"""
+
+import math
+
+import torch
+from torch.autograd.function import once_differentiable
+
+_CHUNK = 1 << 22
+
+
+def _check(name, x):
+    if x.ndim != 2 or len(x) == 0:
+        raise ValueError(f"{name} must be (rows, scalars) with at least one row, got {tuple(x.shape)}")
+    if bool(x.isnan().any()):
+        raise ValueError(f"{name} has {int(x.isnan().sum())} NaN of {x.numel()} values: the projections that made it "
+                         "have diverged or their input is missing")
+
+
+class _SoftEcdf(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, reference, h):
+        ctx.save_for_backward(x, reference, h)
+        ordered, points = reference.T.sort(dim=1).values.contiguous(), x.T.contiguous()  # (T, R), (T, B)
+        rank = torch.searchsorted(ordered, points) + torch.searchsorted(ordered, points, right=True) + 1
+        return (rank.to(x.dtype) / (2 * (len(reference) + 1))).T                          # (B, T)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, reference, h = ctx.saved_tensors
+        gx, gr = torch.empty_like(x), torch.empty_like(reference)
+        step = max(1, _CHUNK // (len(x) * len(reference)))
+        for k in range(0, x.shape[1], step):
+            s = slice(k, k + step)
+            z = (x.T[s, :, None] - reference.T[s, None]) / h[s, None, None]                # (t, B, R)
+            kernel = torch.exp(-0.5 * z * z) * (grad.T[s] / h[s, None])[:, :, None]
+            kernel = kernel / (math.sqrt(2 * math.pi) * (len(reference) + 1))
+            gx[:, s], gr[:, s] = kernel.sum(2).T, -kernel.sum(1).T
+        return gx, gr, None
+
+
+def soft_ecdf(x, reference, bandwidth=None):
+    """Position of x in the empirical distribution of a reference sample, with a gradient.
+
+    The value is exact, (number below + number not above + 1) / (2 (R + 1)): for x itself as reference it equals
+    ecdf(x). The gradient is that of a Gaussian-kernel distribution function, in x and in the reference.
+
+    x: (B, T), reference: (R, T), any units; bandwidth: kernel width in units of the reference's standard deviation,
+    default 0.9 R^(-1/5). Returns (B, T) in (0, 1). Raises ValueError on NaN, wrong shapes, no rows, bandwidth <= 0.
+    """
+    _check("x", x)
+    _check("reference", reference)
+    if x.shape[1] != reference.shape[1]:
+        raise ValueError(f"x and reference must have one number of scalars, got {x.shape[1]} and {reference.shape[1]}")
+    if bandwidth is not None and not bandwidth > 0:
+        raise ValueError(f"bandwidth must be positive, got {bandwidth}")
+    wide = reference.detach()
+    spread = wide.std(0, correction=0)
+    factor = 0.9 * len(reference) ** -0.2 if bandwidth is None else bandwidth
+    h = (factor * spread).clamp(min=torch.finfo(x.dtype).eps * float(wide.abs().amax().clamp(min=1e-30)))
+    return _SoftEcdf.apply(x, reference, h)
+
+
+class QuantileTable(torch.nn.Module):
+    """Stored quantiles of each scalar, so that at inference u does not depend on the batch.
+
+    scalars: number T of scalars; levels: number q >= 3 of stored quantiles, at probabilities k / (q + 1).
+    The buffers are saved with the model. Raises ValueError on levels < 3.
+    """
+
+    def __init__(self, scalars, levels=255):
+        super().__init__()
+        if levels < 3:
+            raise ValueError(f"levels must be at least 3, got {levels}")
+        self.register_buffer("quantiles", torch.zeros(scalars, levels))                   # (T, q)
+        self.register_buffer("fitted", torch.tensor(False))
+
+    @torch.no_grad()
+    def fit(self, x):
+        """Store the quantiles of x: (n, T), n >= 2. Returns self. Raises ValueError on NaN, shape, constant scalars."""
+        _check("x", x)
+        if len(x) < 2 or x.shape[1] != len(self.quantiles):
+            raise ValueError(f"x must be (n >= 2, {len(self.quantiles)}), got {tuple(x.shape)}")
+        ordered = x.to(self.quantiles).sort(dim=0).values.T                               # (T, n)
+        constant = (ordered[:, 0] == ordered[:, -1]).nonzero()[:, 0].tolist()
+        if constant:
+            raise ValueError(f"scalars {constant} are constant over {len(x)} rows: their rank carries no information, "
+                             "project with other weights")
+        q, n = self.quantiles.shape[1], len(x)
+        p = torch.arange(1, q + 1, device=ordered.device, dtype=torch.float64) / (q + 1)
+        place = (p * (n + 1) - 1).clamp(0, n - 1)                                         # rank r has u = r / (n + 1)
+        left = place.floor().long().clamp(max=n - 2)
+        part = (place - left).to(ordered.dtype)
+        self.quantiles.copy_(torch.lerp(ordered[:, left], ordered[:, left + 1], part))
+        self.fitted.fill_(True)
+        return self
+
+    def forward(self, x):
+        """u: (B, T) in (0, 1) for x: (B, T): linear between quantiles, exponential tails beyond them, differentiable.
+
+        Raises RuntimeError before fit, ValueError on NaN or on another number of scalars.
+        """
+        if not bool(self.fitted):
+            raise RuntimeError("this QuantileTable is empty: call fit(x) on the training scalars first")
+        _check("x", x)
+        if x.shape[1] != len(self.quantiles):
+            raise ValueError(f"x must have {len(self.quantiles)} scalars, got {x.shape[1]}")
+        table = self.quantiles.to(x.dtype)
+        q = table.shape[1]
+        points = x.T.contiguous()                                                         # (T, B)
+        sides = []
+        for right in (False, True):                                                       # their mean halves ties
+            k = torch.searchsorted(table, points.detach(), right=right).clamp(1, q - 1)
+            below, above = table.gather(1, k - 1), table.gather(1, k)
+            width = (above - below).clamp(min=torch.finfo(x.dtype).tiny)
+            sides.append((k + ((points - below) / width).clamp(0, 1)) / (q + 1))
+        u = (sides[0] + sides[1]) / 2
+        first, last = table[:, :1], table[:, -1:]
+        spread = ((last - first) / q).clamp(min=torch.finfo(x.dtype).tiny)
+        lower = torch.exp(((points - first) / spread).clamp(max=0)) / (q + 1)
+        upper = 1 - torch.exp(((last - points) / spread).clamp(max=0)) / (q + 1)
+        u = torch.where(points < first, lower, torch.where(points > last, upper, u))
+        eps = torch.finfo(x.dtype).eps
+        return u.clamp(eps, 1 - eps).T                                                    # (B, T)
