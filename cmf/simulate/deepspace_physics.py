@@ -46,8 +46,8 @@ def band_radiance(temperature, band=BAND):
     temperature = np.asarray(temperature, dtype=np.float64)
     outside = (temperature < 20.0) | (temperature > 1000.0)
     if outside.any():
-        raise ValueError(f"{outside.sum()} temperatures such as {temperature[outside].flat[0]:.4g} K, expected "
-                         "20 to 1000 K: check the unit (kelvin) and the heat balance")
+        raise ValueError(f"{outside.sum()} temperatures such as {temperature[outside].flat[0]:.4g} K, "
+                         "expected 20 to 1000 K: check the unit (kelvin) and the heat balance")
     scale = PLANCK * LIGHT / (BOLTZMANN * temperature)
     total = np.zeros_like(temperature)
     for wavelength, sign in ((band[1], 1.0), (band[0], -1.0)):
@@ -70,11 +70,11 @@ class Bodies:
     internal: np.ndarray       # W m-2, heat made inside per surface
     period: np.ndarray         # s, of the tumbling
     tilt: np.ndarray           # rad, between body axis 3 and the axis of spin
-    direction: np.ndarray      # (n, 3) unit vector to the sensor at time 0, third component along the axis of spin
+    direction: np.ndarray  # (n, 3) unit vector to the sensor at time 0, axis 3 along the spin
 
     @property
     def surface(self) -> np.ndarray:
-        """Surface [m2]: exact for a box and a sphere, Thomsen's formula (error under 1.1 %) for an ellipsoid."""
+        """Surface [m2]: exact for a box and a sphere, Thomsen's formula (within 1.1 %) otherwise."""
         a, b, c = self.sides.T
         p = 1.6075
         mean = ((a * b) ** p + (a * c) ** p + (b * c) ** p) / 3.0
@@ -87,7 +87,7 @@ class Bodies:
         first = x * np.cos(phase) + y * np.sin(phase)
         second = y * np.cos(phase) - x * np.sin(phase)
         c, s = np.cos(self.tilt)[:, None], np.sin(self.tilt)[:, None]
-        seen = np.stack([c * first - s * z, second, s * first + c * z], axis=-1)           # (n, t, 3) body axes
+        seen = np.stack([c * first - s * z, second, s * first + c * z], axis=-1)  # (n, t, 3) body axes
         a, b, c = self.sides.T
         faces = np.stack([b * c, a * c, a * b], axis=-1)[:, None]                          # (n, 1, 3)
         flat = (np.abs(seen) * faces).sum(-1)
@@ -145,13 +145,13 @@ class Passage:
         """Heat taken up and made per surface [W m-2], shape (n,), at one instant [s]."""
         ratio = EARTH_RADIUS / (EARTH_RADIUS + self.altitude)
         view = 0.5 * (1.0 - np.sqrt(1.0 - ratio**2))                                       # sphere to Earth
-        edge = 4.0                                                                         # s, of the penumbra
+        edge = 4.0  # s, of the penumbra
         lit = 1.0 - expit((time - self.entry) / edge) * expit((self.exit - time) / edge)
         sun = bodies.absorptance * SOLAR * lit * (0.25 + ALBEDO * view)
         return sun + bodies.emissivity * EARTH_INFRARED * view + bodies.internal
 
 
-def temperatures(bodies: Bodies, passage: Passage, times, step: float = 6.0, before: float = 3000.0) -> np.ndarray:
+def temperatures(bodies: Bodies, passage: Passage, times, step=6.0, before=3000.0) -> np.ndarray:
     """Temperature of each body [K], shape (n, t).
 
     times: (n, t) s, ascending within a row and at least 0; step: s, of the integration; before: s, the run
