@@ -36,7 +36,7 @@ def reach(path: Path | str, root: Path | str, package: str = "cmf") -> list[Path
     found: set[Path] = set()
     todo = [Path(path).resolve()]
     while todo:
-        for name in _imports(todo.pop(), root):
+        for name in imports(todo.pop(), root):
             parts = name.split(".")
             if parts[0] != package:
                 continue
@@ -84,7 +84,8 @@ def _read(path: Path, size: int, changed: int) -> tuple[ast.Import | ast.ImportF
     return tuple(n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom)))
 
 
-def _imports(path: Path, root: Path) -> Iterator[str]:
+def imports(path: Path, root: Path) -> Iterator[str]:
+    """Dotted names that a file imports itself; `from a import b` gives a and a.b, whatever b is."""
     stat = path.stat()
     for node in _read(path, stat.st_size, stat.st_mtime_ns):
         if isinstance(node, ast.Import):

@@ -69,7 +69,8 @@ def make(folder: Path) -> Path:
     (folder / "cmf" / "toy_one.py").write_text(
         "from cmf.base import frame\n\n\ndef table(power):\n"
         "    return frame(x=[1, 2, 3], y=[k**power for k in (1, 2, 3)])\n")
-    (folder / "cmf" / "toy_two.py").write_text("import pandas as pd\n\n\ndef read(path):\n    return pd.read_csv(path)\n")
+    (folder / "cmf" / "toy_two.py").write_text(
+        "import pandas as pd\n\n\ndef read(path):\n    return pd.read_csv(path)\n")
     (folder / "notebooks" / "01_one.py").write_text(ONE)
     (folder / "notebooks" / "02_two.py").write_text(TWO)
     return folder
