@@ -36,7 +36,8 @@ def ksg_mutual_information(x, y, k=3):
             raise ValueError(f"{name} is constant: nearest neighbours need a quantity that varies")
     x, y = x / x.std(), y / y.std()
     plane = np.stack([x, y], axis=1)
-    reach = np.nextafter(cKDTree(plane).query(plane, k=[k + 1], p=np.inf)[0][:, 0], 0)  # strictly nearer
+    # strictly nearer, with room for the rounding of column + reach: the k-th neighbour itself must not count
+    reach = cKDTree(plane).query(plane, k=[k + 1], p=np.inf)[0][:, 0] * (1 - 1e-10)
     total = 0.0
     for column in (x, y):
         ordered = np.sort(column)

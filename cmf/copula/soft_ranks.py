@@ -47,6 +47,9 @@ def soft_ecdf(x, reference, bandwidth=None):
 
     The value is exact, (number below + number not above + 1) / (2 (R + 1)): for x itself as reference it equals
     ecdf(x). The gradient is that of a Gaussian-kernel distribution function, in x and in the reference.
+    Chosen by measurement: descending pairwise_mi on two projections (batches of 256, 80 steps, 4 seeds) took an
+    independent nearest-neighbour estimate from 0.80 to 0.006 nats; without the reference's part to 0.072; with a
+    bandwidth of one standard deviation to 0.086; of 0.05, to 0.007 but worse than the default in its worst seed.
 
     x: (B, T), reference: (R, T), any units; bandwidth: kernel width in units of the reference's standard deviation,
     default 0.9 R^(-1/5). Returns (B, T) in (0, 1). Raises ValueError on NaN, wrong shapes, no rows, bandwidth <= 0.
