@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmf.blocks.attention import Block
-from cmf.copula.differentiable import QuantileTable, gumbel_mi, pairwise_logpdf, pairwise_theta, soft_ecdf
+from cmf.copula.differentiable import gumbel_mi, pairwise_logpdf, pairwise_theta
+from cmf.copula.soft_ranks import QuantileTable, soft_ecdf
 from cmf.losses import hard_negative_hinge
 
 IMAGE, SEQUENCE = "image", "sequence"
