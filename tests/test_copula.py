@@ -156,6 +156,15 @@ def test_bootstrap_interval_is_repeatable_and_near_the_asymptotic_one():
     assert np.ptp(a.interval) == pytest.approx(np.ptp(b.interval), rel=0.4)
 
 
+def test_nearest_neighbours_equal_scikit_learn():
+    from sklearn.feature_selection import mutual_info_regression
+
+    for theta, k in ((1.2, 3), (4.0, 5)):
+        x, y = gumbel_sample(2000, theta, 0)
+        theirs = mutual_info_regression(x[:, None], y, n_neighbors=k, random_state=0)[0]
+        assert ksg_mutual_information(x, y, k) == pytest.approx(theirs, abs=1e-3)
+
+
 def test_lower_bound_on_a_gaussian_where_the_closed_form_of_tau_is_not_one():
     rng, rho = np.random.default_rng(0), 0.6
     z = rng.normal(size=(50_000, 2))

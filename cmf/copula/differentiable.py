@@ -14,7 +14,7 @@ from .soft_ranks import soft_ecdf
 
 THETA_MAX = 100.0
 _CHUNK = 1 << 16        # elements of one pass over pairs: temporaries stay in cache on a CPU
-_CHUNK_GPU = 1 << 24
+_CHUNK_GPU = 1 << 23
 _EULER = 0.5772156649015329
 
 
@@ -97,9 +97,9 @@ def gumbel_logpdf(u, v, theta):
             - larger.log() - rise + torch.log(A + (theta - 1)))
 
 
-def _sides(u):
+def _sides(u, name="u"):
     """ln(-ln u) and ln(-ln(1 - u)), one row a scalar: u (n, T) -> (2 T, n); flipped rows follow the plain ones."""
-    wide = _inside("u", u.detach()).double().T               # (T, n)
+    wide = _inside(name, u.detach()).double().T               # (T, n)
     both = torch.cat([wide, 1 - wide])                       # (2 T, n)
     return torch.log(-torch.log(both.clamp(1e-300, 1 - 1e-16))).to(u.dtype).contiguous()
 
@@ -209,10 +209,12 @@ def pairwise_theta(u, v, rotations=True):
                          f"{tuple(v.shape)}")
     v = v.to(u.dtype)
     n, Ti, To = len(u), u.shape[1], v.shape[1]
-    X, Y = _sides(u), _sides(v)
+    X, Y = _sides(u), _sides(v, "v")
     a, b = (z - z.mean(0) for z in (u, v))
     scale = a.norm(dim=0)[:, None] * b.norm(dim=0)[None]
-    rho = torch.where(scale > 0, a.T @ b / scale.clamp(min=1e-30), torch.zeros_like(scale)).clamp(-1, 1)  # (Ti, To)
+    with torch.autocast(u.device.type, enabled=False):
+        product = a.T @ b
+    rho = torch.where(scale > 0, product / scale.clamp(min=1e-30), torch.zeros_like(scale)).clamp(-1, 1)  # (Ti, To)
     strength = rho.abs() if rotations else rho.clamp(min=0)
     start = 1 / (1 - 2 / math.pi * torch.asin(strength)).clamp(min=0.02).reshape(-1)
     plain = torch.zeros(Ti, To, dtype=torch.int64, device=u.device)

@@ -52,7 +52,8 @@ def soft_ecdf(x, reference, bandwidth=None):
     bandwidth of one standard deviation to 0.086; of 0.05, to 0.007 but worse than the default in its worst seed.
 
     x: (B, T), reference: (R, T), any units; bandwidth: kernel width in units of the reference's standard deviation,
-    default 0.9 R^(-1/5). Returns (B, T) in (0, 1). Raises ValueError on NaN, wrong shapes, no rows, bandwidth <= 0.
+    default 0.9 R^(-1/5). Returns (B, T) in (0, 1), at least float32; half-precision input is taken up to float32, but
+    its coarse values tie, so project in float32. Raises ValueError on NaN, wrong shapes, no rows, bandwidth <= 0.
     """
     _check("x", x)
     _check("reference", reference)
@@ -60,6 +61,9 @@ def soft_ecdf(x, reference, bandwidth=None):
         raise ValueError(f"x and reference must have one number of scalars, got {x.shape[1]} and {reference.shape[1]}")
     if bandwidth is not None and not bandwidth > 0:
         raise ValueError(f"bandwidth must be positive, got {bandwidth}")
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    reference = reference.to(x.dtype)
     wide = reference.detach()
     spread = wide.std(0, correction=0)
     factor = 0.9 * len(reference) ** -0.2 if bandwidth is None else bandwidth
@@ -79,7 +83,7 @@ class QuantileTable(torch.nn.Module):
         if levels < 3:
             raise ValueError(f"levels must be at least 3, got {levels}")
         self.register_buffer("quantiles", torch.zeros(scalars, levels))                   # (T, q)
-        self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("floor", torch.zeros(()))                                    # 0 until fit
 
     @torch.no_grad()
     def fit(self, x):
@@ -98,19 +102,23 @@ class QuantileTable(torch.nn.Module):
         left = place.floor().long().clamp(max=n - 2)
         part = (place - left).to(ordered.dtype)
         self.quantiles.copy_(torch.lerp(ordered[:, left], ordered[:, left + 1], part))
-        self.fitted.fill_(True)
+        self.floor.fill_(min(0.5 / (n + 1), 0.5 / (q + 1)))
         return self
 
     def forward(self, x):
-        """u: (B, T) in (0, 1) for x: (B, T): linear between quantiles, exponential tails beyond them, differentiable.
+        """u: (B, T) in (0, 1) for x: (B, T): linear between quantiles, differentiable.
 
+        Beyond the outer quantiles u falls exponentially towards half a rank of the fitted sample, 0.5 / (n + 1), so
+        that an outlier is no more extreme than what the sample could show.
         Raises RuntimeError before fit, ValueError on NaN or on another number of scalars.
         """
-        if not bool(self.fitted):
+        if not bool(self.floor > 0):
             raise RuntimeError("this QuantileTable is empty: call fit(x) on the training scalars first")
         _check("x", x)
         if x.shape[1] != len(self.quantiles):
             raise ValueError(f"x must have {len(self.quantiles)} scalars, got {x.shape[1]}")
+        if x.dtype in (torch.float16, torch.bfloat16):
+            x = x.float()
         table = self.quantiles.to(x.dtype)
         q = table.shape[1]
         points = x.T.contiguous()                                                         # (T, B)
@@ -121,10 +129,12 @@ class QuantileTable(torch.nn.Module):
             width = (above - below).clamp(min=torch.finfo(x.dtype).tiny)
             sides.append((k + ((points - below) / width).clamp(0, 1)) / (q + 1))
         u = (sides[0] + sides[1]) / 2
-        first, last = table[:, :1], table[:, -1:]
-        spread = ((last - first) / q).clamp(min=torch.finfo(x.dtype).tiny)
-        lower = torch.exp(((points - first) / spread).clamp(max=0)) / (q + 1)
-        upper = 1 - torch.exp(((last - points) / spread).clamp(max=0)) / (q + 1)
-        u = torch.where(points < first, lower, torch.where(points > last, upper, u))
-        eps = torch.finfo(x.dtype).eps
-        return u.clamp(eps, 1 - eps).T                                                    # (B, T)
+        p, floor, tiny = 1 / (q + 1), self.floor.to(x.dtype), torch.finfo(x.dtype).tiny
+        least = (table[:, -1:] - table[:, :1]) / q                                        # of a tail's width
+        tails = []
+        for edge, gap, outward in ((table[:, :1], table[:, 1:2] - table[:, :1], -1),
+                                   (table[:, -1:], table[:, -1:] - table[:, -2:-1], 1)):
+            away = (outward * (points - edge) / torch.maximum(gap, least).clamp(min=tiny)).clamp(min=0)
+            tails.append((away > 0, floor + (p - floor) * torch.exp(-away)))
+        u = torch.where(tails[0][0], tails[0][1], torch.where(tails[1][0], 1 - tails[1][1], u))
+        return u.T                                                                        # (B, T)
