@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "encoders": {"catalogue", "blocks", "weights"}, "methods": {"encoders", "blocks", "losses", "copula"},
     "training": {"runs"},
     "baselines": {"metrics"}, "detection": {"datasets", "encoders", "methods", "metrics"},
-    "results": EVERYTHING, "cli": EVERYTHING, "__main__": EVERYTHING,
+    "studies": EVERYTHING, "results": EVERYTHING, "cli": EVERYTHING, "__main__": EVERYTHING,
 }
 
 
