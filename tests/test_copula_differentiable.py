@@ -6,7 +6,7 @@ import torch
 
 from cmf import copula
 from cmf.copula import differentiable as D
-from cmf.copula.soft_ranks import QuantileTable, soft_ecdf
+from cmf.copula.soft_ranks import QuantileTable, own_ecdf, soft_ecdf
 
 THETAS = [1.0, 1 + 1e-6, 1.001, 1.5, 2 - 1e-9, 2.0, 5.0, 20.0, 100.0]
 
@@ -216,6 +216,25 @@ def test_soft_ecdf_gradient_is_that_of_the_kernel_distribution_function():
     got = torch.autograd.grad((soft_ecdf(x, r, 0.3) * weight).sum(), (x, r))
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_constant_scalar_has_no_gradient():
+    x, y = dependent(200, 2, 2, 16, torch.float32)
+    x[:, 1] = 0.1
+    x.requires_grad_()
+    D.pairwise_mi(x, y).sum().backward()
+    assert (x.grad[:, 0] != 0).any() and (x.grad[:, 1] == 0).all()
+
+
+def test_own_ecdf_is_soft_ecdf_with_the_gradient_of_the_first_rows():
+    g = generator(15)
+    x = torch.randn(12, 3, generator=g, dtype=torch.float64).requires_grad_()
+    weight = torch.randn(12, 3, generator=g, dtype=torch.float64)
+    own, soft = own_ecdf(x, 5), soft_ecdf(x, x)
+    torch.testing.assert_close(own, soft)
+    a, b = (torch.autograd.grad((u * weight).sum(), x)[0] for u in (own, soft))
+    torch.testing.assert_close(a[:5], b[:5])
+    assert (a[5:] == 0).all() and (b[5:] != 0).all()
 
 
 def test_quantile_table_does_not_depend_on_the_batch():

@@ -10,7 +10,7 @@ import math
 import torch
 from torch.autograd.function import once_differentiable
 
-from .soft_ranks import soft_ecdf
+from .soft_ranks import own_ecdf
 
 THETA_MAX = 100.0
 _CHUNK = 1 << 16        # elements of one pass over pairs: temporaries stay in cache on a CPU
@@ -289,7 +289,7 @@ def pairwise_mi(x, y, memory_x=None, memory_y=None, bandwidth=None):
 
     The mean of ln c at the maximum-likelihood theta and rotation of each pair: a lower bound on the truth whatever
     the family. There the derivative in theta vanishes, so theta is detached and the gradient flows through u and v,
-    by soft_ecdf. Ranks, theta and mean are over batch and memory together; the gradient reaches the batch only.
+    as soft_ecdf does it. Ranks, theta and mean are over batch and memory together; the gradient reaches the batch only.
 
     x: (B, Ti), y: (B, To), any units; memory_x (M, Ti), memory_y (M, To): earlier observations of the same pairs,
     or None; bandwidth: of soft_ecdf. Returns (Ti, To). Below some 200 observations in all the value is mostly noise.
@@ -297,13 +297,14 @@ def pairwise_mi(x, y, memory_x=None, memory_y=None, bandwidth=None):
     """
     if (memory_x is None) != (memory_y is None):
         raise ValueError("memory_x and memory_y must be given together: they hold earlier pairs, got only one")
+    batch = len(x)
     if memory_x is not None:
         if len(memory_x) != len(memory_y):
             raise ValueError(f"memory_x and memory_y must pair up, got {len(memory_x)} and {len(memory_y)} rows")
         x, y = torch.cat([x, memory_x.detach().to(x)]), torch.cat([y, memory_y.detach().to(y)])
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise ValueError(f"x and y must be (B, Ti) and (B, To) with one B, got {tuple(x.shape)} and {tuple(y.shape)}")
-    u, v = soft_ecdf(x, x, bandwidth), soft_ecdf(y, y, bandwidth)
+    u, v = own_ecdf(x, batch, bandwidth), own_ecdf(y, batch, bandwidth)
     theta, rotation = pairwise_theta(u.detach(), v.detach())
     return _PairMean.apply(u, v, theta, rotation).clamp(min=0)
 

@@ -19,27 +19,57 @@ def _check(name, x):
                          "have diverged or their input is missing")
 
 
+def _positions(x, reference):
+    """(number below + number not above + 1) / (2 (R + 1)): (B, T)."""
+    ordered, points = reference.T.sort(dim=1).values.contiguous(), x.T.contiguous()      # (T, R), (T, B)
+    rank = torch.searchsorted(ordered, points) + torch.searchsorted(ordered, points, right=True) + 1
+    return (rank.to(x.dtype) / (2 * (len(reference) + 1))).T
+
+
 class _SoftEcdf(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, reference, h):
         ctx.save_for_backward(x, reference, h)
-        ordered, points = reference.T.sort(dim=1).values.contiguous(), x.T.contiguous()  # (T, R), (T, B)
-        rank = torch.searchsorted(ordered, points) + torch.searchsorted(ordered, points, right=True) + 1
-        return (rank.to(x.dtype) / (2 * (len(reference) + 1))).T                          # (B, T)
+        return _positions(x, reference)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         x, reference, h = ctx.saved_tensors
         gx, gr = torch.empty_like(x), torch.empty_like(reference)
-        step = max(1, _CHUNK // (len(x) * len(reference)))
-        for k in range(0, x.shape[1], step):
-            s = slice(k, k + step)
-            z = (x.T[s, :, None] - reference.T[s, None]) / h[s, None, None]                # (t, B, R)
-            kernel = torch.exp(-0.5 * z * z) * (grad.T[s] / h[s, None])[:, :, None]
-            kernel = kernel / (math.sqrt(2 * math.pi) * (len(reference) + 1))
-            gx[:, s], gr[:, s] = kernel.sum(2).T, -kernel.sum(1).T
+        for s, kernel in _kernels(x, reference, h):
+            gx[:, s] = grad[:, s] * kernel.sum(2).T
+            gr[:, s] = -torch.bmm(grad.T[s, None], kernel)[:, 0].T
         return gx, gr, None
+
+
+class _OwnEcdf(torch.autograd.Function):
+    """x as its own reference; the gradient reaches the first rows only, so only their kernels are formed."""
+
+    @staticmethod
+    def forward(ctx, x, first, h):
+        ctx.save_for_backward(x, h)
+        ctx.first = first
+        return _positions(x, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, h = ctx.saved_tensors
+        gx, rows = torch.zeros_like(x), slice(None, ctx.first)
+        for s, kernel in _kernels(x[rows], x, h):
+            gx[rows, s] = grad[rows, s] * kernel.sum(2).T - torch.bmm(kernel, grad.T[s, :, None])[:, :, 0].T
+        return gx, None, None
+
+
+def _kernels(x, reference, h):
+    """Gaussian densities between x and the reference over (R + 1), (t, B, R) for a slice of scalars at a time."""
+    step = max(1, _CHUNK // (len(x) * len(reference)))
+    for k in range(0, x.shape[1], step):
+        s = slice(k, k + step)
+        z = (x.T[s, :, None] - reference.T[s, None]) / h[s, None, None]                   # (t, B, R)
+        scale = h[s, None, None] * (math.sqrt(2 * math.pi) * (len(reference) + 1))
+        yield s, z.square_().mul_(-0.5).exp_().div_(scale)
 
 
 def soft_ecdf(x, reference, bandwidth=None):
@@ -59,16 +89,34 @@ def soft_ecdf(x, reference, bandwidth=None):
     _check("reference", reference)
     if x.shape[1] != reference.shape[1]:
         raise ValueError(f"x and reference must have one number of scalars, got {x.shape[1]} and {reference.shape[1]}")
+    x = _full(x)
+    reference = reference.to(x.dtype)
+    return _SoftEcdf.apply(x, reference, _width(reference, bandwidth))
+
+
+def own_ecdf(x, first, bandwidth=None):
+    """soft_ecdf(x, x, bandwidth) whose gradient reaches the first rows only: those of a batch, ahead of a memory.
+
+    x: (R, T); first: number of rows with a gradient, 0 to R. Returns (R, T). Raises as soft_ecdf.
+    """
+    _check("x", x)
+    x = _full(x)
+    return _OwnEcdf.apply(x, first, _width(x, bandwidth))
+
+
+def _full(x):
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _width(reference, bandwidth):
+    """Kernel width of every scalar, (T,); infinite for a constant one, which makes its gradient 0."""
     if bandwidth is not None and not bandwidth > 0:
         raise ValueError(f"bandwidth must be positive, got {bandwidth}")
-    if x.dtype in (torch.float16, torch.bfloat16):
-        x = x.float()
-    reference = reference.to(x.dtype)
     wide = reference.detach()
+    factor = 0.9 * len(wide) ** -0.2 if bandwidth is None else bandwidth
     spread = wide.std(0, correction=0)
-    factor = 0.9 * len(reference) ** -0.2 if bandwidth is None else bandwidth
-    h = (factor * spread).clamp(min=torch.finfo(x.dtype).eps * float(wide.abs().amax().clamp(min=1e-30)))
-    return _SoftEcdf.apply(x, reference, h)
+    varies = spread > torch.finfo(wide.dtype).eps * wide.abs().amax(0)
+    return torch.where(varies, factor * spread, torch.full_like(spread, math.inf))
 
 
 class QuantileTable(torch.nn.Module):
@@ -117,8 +165,7 @@ class QuantileTable(torch.nn.Module):
         _check("x", x)
         if x.shape[1] != len(self.quantiles):
             raise ValueError(f"x must have {len(self.quantiles)} scalars, got {x.shape[1]}")
-        if x.dtype in (torch.float16, torch.bfloat16):
-            x = x.float()
+        x = _full(x)
         table = self.quantiles.to(x.dtype)
         q = table.shape[1]
         points = x.T.contiguous()                                                         # (T, B)
