@@ -15,7 +15,8 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import KDTree
 
-MAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
+from cmf.encoders.features import MAD, parabola
+
 SHARP = 0.3  # share of the estimated flux in one pixel: a lone hot pixel shows 0.5, a star of psf 1 px 0.15
 
 
@@ -90,22 +91,31 @@ def _frame(frame):
     return x.astype(np.float32)
 
 
+def _edges(length, tile):
+    """Limits of tiles of about `tile` pixels that cover the length evenly."""
+    return np.linspace(0, length, max(1, round(length / tile)) + 1).round().astype(int)
+
+
 def _medians(x, tile):
     """Medians of tiles (rows, columns), smoothed by a 3x3 median."""
-    x = np.pad(x, [(0, -s % tile) for s in x.shape], mode="symmetric")
-    rows, columns = x.shape[0] // tile, x.shape[1] // tile
-    x = x.reshape(rows, tile, columns, tile).transpose(0, 2, 1, 3).reshape(rows, columns, -1)
-    return ndimage.median_filter(np.median(x, -1), 3, mode="nearest")
+    rows, columns = (_edges(s, tile) for s in x.shape)
+    grid = [[np.median(x[t:b, l:r]) for l, r in zip(columns, columns[1:], strict=False)]
+            for t, b in zip(rows, rows[1:], strict=False)]
+    return ndimage.median_filter(np.array(grid, np.float32), 3, mode="nearest")
 
 
 def _spread(values, shape, tile):
     """Bilinear interpolation between tile centres to (H, W); the slope goes on to the edge."""
     for axis in (0, 1):
-        at = (np.arange(shape[axis], dtype=np.float32) - (tile - 1) / 2) / tile
-        low = np.clip(np.floor(at).astype(int), 0, max(values.shape[0] - 2, 0))
-        weight = (at - low)[:, None]
-        high = np.minimum(low + 1, values.shape[0] - 1)
-        values = (values[low] * (1 - weight) + values[high] * weight).T
+        edges = _edges(shape[axis], tile)
+        centre = (edges[1:] + edges[:-1] - 1) / 2
+        if len(centre) == 1:
+            values = np.repeat(values, shape[axis], 0).T
+            continue
+        at = np.arange(shape[axis])
+        low = np.clip(np.searchsorted(centre, at, "right") - 1, 0, len(centre) - 2)
+        weight = ((at - centre[low]) / (centre[low + 1] - centre[low])).astype(np.float32)[:, None]
+        values = (values[low] * (1 - weight) + values[low + 1] * weight).T
     return values
 
 
@@ -117,12 +127,16 @@ def background(frame, tile=64):
     grey values over sqrt(12), the noise of rounding. Raises ValueError as `candidates` does.
     """
     x = _frame(frame)
-    tile = min(tile, *x.shape)
+    return _background(x, tile, x)
+
+
+def _background(x, tile, raw, gain=1.0):
+    """As `background`, for x a filtered version of raw that lowers white noise by the factor gain."""
     level = _spread(_medians(x, tile), x.shape, tile)
     noise = MAD * _medians(abs(x - level), tile)
     floor = 0.3 * np.median(noise)
     if floor == 0:
-        floor = np.diff(np.unique(x)).min() / np.sqrt(12)
+        floor = gain * np.diff(np.unique(raw)).min() / np.sqrt(12)
     return level, np.maximum(_spread(noise, x.shape, tile), floor)
 
 
@@ -161,7 +175,7 @@ def candidates(frame, k=5.0, box=11, psf=1.3, tile=64, apart=3.0, limit=2000):
     smooth = ndimage.gaussian_filter(x, psf, mode="nearest")
     if smooth.min() == smooth.max():
         raise ValueError("frame is constant after filtering: nothing can be detected")
-    level, noise = background(smooth, tile)
+    level, noise = _background(smooth, tile, x, 1 / (2 * np.sqrt(np.pi) * psf))
     snr = (smooth - level) / noise  # (H, W)
     component, _ = ndimage.label(snr > k, structure=np.ones((3, 3)))
     top = ndimage.maximum_filter(snr, 2 * max(1, round(1.5 * psf)) + 1, mode="nearest")
@@ -173,20 +187,14 @@ def candidates(frame, k=5.0, box=11, psf=1.3, tile=64, apart=3.0, limit=2000):
     keep = (x - level)[y, x_] < SHARP * max(1.0, psf**-2) * flux
     keep &= (np.minimum(x_, y) >= edge) & (x_ < x.shape[1] - edge) & (y < x.shape[0] - edge)
     y, x_, flux = y[keep], x_[keep], flux[keep]
-    log = lambda dy, dx: np.log(np.maximum(snr[y + dy, x_ + dx], 1e-3).astype(np.float64))
-    across, down = _parabola(log(0, -1), log(0, 0), log(0, 1)), _parabola(log(-1, 0), log(0, 0), log(1, 0))
+    at = lambda dy, dx: snr[y + dy, x_ + dx].astype(np.float64)
+    across, down = parabola(at(0, -1), at(0, 0), at(0, 1)), parabola(at(-1, 0), at(0, 0), at(1, 0))
     positions = np.stack([x_ + across[0], y + down[0]], -1)  # (n, 2)
     widths = np.sqrt(np.maximum((across[1] + down[1]) / 2 - psf**2, 0))
     keep = _distinct(positions, apart)[:limit]
     best = snr[y, x_][keep].astype(np.float64)
     return Candidates(positions[keep], best, flux[keep].astype(np.float64), np.sqrt(2) * psf / best,
                       widths[keep], boxes_around(positions[keep], box))
-
-
-def _parabola(low, mid, high):
-    """Vertex in [-1, 1] and variance of the Gaussian whose logarithm passes through three neighbours."""
-    bend = np.minimum(low - 2 * mid + high, -1e-3)
-    return np.clip((low - high) / (2 * bend), -1, 1), -1 / bend
 
 
 def _distinct(positions, apart):

@@ -152,32 +152,53 @@ def _level(x, inner):
     return (v[..., 0] for v in _robust(x[:, :, ring]))
 
 
-def centroid(frames, search=8.0, inner=10.0, psf=1.3):
-    """Sub-pixel position (n, F, 2) as x, y in pixels of the brightest source within `search` px of the centre.
+def centroid(frames, search=None, inner=10.0, psf=1.3):
+    """Sub-pixel position (n, F, 2) as x, y in pixels of the brightest source near the centre of each frame.
 
-    The peak of the frame smoothed with the point-spread function (`psf`: its standard deviation in px), then
-    the centre of light in the 5x5 px around it, weighted with that Gaussian.
+    The peak, within `search` px of the centre, of the frame smoothed with the point-spread function (`psf`: its
+    standard deviation in px), refined by a parabola through the logarithm.
+
+    Arguments: frames (n, F, H, W) counts; search in px, a number or one for each frame; by default 4, but 12 in
+    the second frame of a pair A, B, to where a target has moved. inner: background is taken outside so many px
+    of the centre. Raises ValueError on shapes and stamps too small for a background.
     """
     x = _frames(frames)
     background, _ = _level(x, inner)
     return _centroid(x - background[..., None, None], search, psf)
 
 
+def _search(search, frames):
+    if search is None:
+        search = (4.0, 12.0) if frames == 2 else 4.0
+    if np.ndim(search) > 1 or np.size(search) not in (1, frames):
+        raise ValueError(f"search is {search}, expected a number or {frames} of them, one a frame")
+    return np.broadcast_to(np.asarray(search, np.float64), (frames,))
+
+
 def _centroid(x, search, psf):
     n, f, h, w = x.shape
+    search = _search(search, f)[:, None, None]  # (F, 1, 1)
     smooth = gaussian_filter(x, (0, 0, psf, psf), mode="nearest")
     centre = np.full((1, 1), (w - 1) / 2), np.full((1, 1), (h - 1) / 2)
-    peak = np.where(_radius(x.shape, *centre) <= search, smooth, -np.inf).reshape(n, f, -1).argmax(-1)  # (n, F)
+    near = _radius(x.shape, *centre) <= search
+    peak = np.where(near, smooth, -np.inf).reshape(n, f, -1).argmax(-1)  # (n, F)
     py, px = np.divmod(peak, w)
-    offset = np.arange(-2, 3)
-    padded = np.pad(smooth, ((0, 0), (0, 0), (2, 2), (2, 2)), mode="edge")
-    rows = py[..., None, None] + 2 + offset[:, None]  # (n, F, 5, 1)
-    columns = px[..., None, None] + 2 + offset  # (n, F, 1, 5)
-    light = padded[np.arange(n)[:, None, None, None], np.arange(f)[:, None, None], rows, columns]
-    light = np.maximum(light - light.min((2, 3), keepdims=True), 0)  # (n, F, 5, 5)
-    total = np.maximum(light.sum((2, 3)), 1e-30)
-    return np.stack([px + (light * offset).sum((2, 3)) / total,
-                     py + (light * offset[:, None]).sum((2, 3)) / total], -1)
+    inner_y, inner_x = np.clip(py, 1, h - 2), np.clip(px, 1, w - 2)
+    at = lambda dy, dx: smooth[np.arange(n)[:, None], np.arange(f), inner_y + dy, inner_x + dx]  # (n, F)
+    across, _ = parabola(at(0, -1), at(0, 0), at(0, 1))
+    down, _ = parabola(at(-1, 0), at(0, 0), at(1, 0))
+    return np.stack([inner_x + across, inner_y + down], -1)
+
+
+def parabola(low, mid, high):
+    """Vertex in [-1, 1] and variance of the Gaussian through three neighbouring pixels a pixel apart.
+
+    Arguments: arrays of one shape, mid the highest; a value below a thousandth of mid counts as that.
+    """
+    floor = np.maximum(1e-3 * mid, 1e-30)
+    low, mid, high = (np.log(np.maximum(v, floor)) for v in (low, mid, high))
+    bend = np.minimum(low - 2 * mid + high, -1e-3)
+    return np.clip((low - high) / (2 * bend), -1, 1), -1 / bend
 
 
 def _photometry(x, search, inner, aperture, psf):
@@ -189,11 +210,11 @@ def _photometry(x, search, inner, aperture, psf):
     return x, background, noise, where, near, light
 
 
-def radiometric(frames, search=8.0, inner=10.0, aperture=4.0, psf=1.3):
+def radiometric(frames, search=None, inner=10.0, aperture=4.0, psf=1.3):
     """Radiometry (n, F, 8) float32 of each frame, columns RADIOMETRIC.
 
     mean, std, max of the stamp; flux: background-subtracted sum within `aperture` px of the brightest source
-    found within `search` px of the centre; peak_snr: highest pixel of that source over the noise; background
+    near the centre (`search` as in `centroid`); peak_snr: highest pixel of that source over the noise; background
     (median) and noise (1.4826 MAD) of the pixels farther than `inner` px from the centre; width: root mean
     square radius in px of the positive light in the aperture. All but peak_snr and width are in counts.
 
@@ -212,12 +233,12 @@ def radiometric(frames, search=8.0, inner=10.0, aperture=4.0, psf=1.3):
     return np.stack(columns, -1).astype(np.float32)
 
 
-def motion(frames, search=8.0, inner=10.0, aperture=4.0, psf=1.3):
+def motion(frames, search=None, inner=10.0, aperture=4.0, psf=1.3):
     """What changed between the first two frames of a target: (n, 7) float32, columns MOTION.
 
-    dx, dy, shift: displacement in px of the brightest source from frame 0 to frame 1 and its length;
+    dx, dy, shift: displacement in px of the brightest source (see `centroid`) from frame 0 to 1 and its length;
     flux_difference: aperture flux 1 - 0 in counts; difference_peak and _trough: highest and lowest pixel,
-    within `search` px of the centre, of the smoothed difference over its noise; correlation of the two stamps.
+    within the wider search of the centre, of the smoothed difference over its noise; correlation of the two stamps.
     The difference is frame 1 - frame 0, or frame 2 where there are three (science, template, difference).
 
     Argument: frames (n, F, H, W) counts with F 2 or 3, NaN where missing. Raises ValueError as `radiometric`
@@ -226,13 +247,14 @@ def motion(frames, search=8.0, inner=10.0, aperture=4.0, psf=1.3):
     x = _frames(frames)
     if x.shape[1] not in (2, 3):
         raise ValueError(f"motion needs 2 frames (A, B) or 3 (science, template, difference), got {x.shape[1]}")
-    pair, _, _, where, _, light = _photometry(x[:, :2], search, inner, aperture, psf)
+    search = _search(search, x.shape[1])
+    pair, _, _, where, _, light = _photometry(x[:, :2], search[:2], inner, aperture, psf)
     step = where[:, 1] - where[:, 0]  # (n, 2)
     difference = x[:, 2:] if x.shape[1] == 3 else x[:, 1:2] - x[:, :1]
     difference = gaussian_filter(difference, (0, 0, psf, psf), mode="nearest")  # (n, 1, H, W)
     level, noise = (v[:, 0] for v in _level(difference, inner))
     centre = np.full((1, 1), (x.shape[3] - 1) / 2), np.full((1, 1), (x.shape[2] - 1) / 2)
-    inside = difference[:, 0, _radius(x.shape, *centre)[0, 0] <= search] - level[:, None]
+    inside = difference[:, 0, _radius(x.shape, *centre)[0, 0] <= search.max()] - level[:, None]
     noise = np.where(noise > 0, noise, np.inf)
     flat = pair.reshape(len(x), 2, -1)
     flat = flat - flat.mean(-1, keepdims=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
 
@@ -52,12 +53,14 @@ def _read(path):
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file; give a .safetensors or .pth file, 'imagenet' or "
                                 "'untrained'")
-    if path.suffix == ".safetensors":
-        from safetensors import safe_open
-        with safe_open(path, framework="pt") as f:
-            return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
-    if path.suffix in (".pth", ".pt"):
-        return torch.load(path, map_location="cpu", weights_only=True), {}
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as f:
+                return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+        if path.suffix in (".pth", ".pt"):
+            return torch.load(path, map_location="cpu", weights_only=True), {}
+    except Exception as e:  # a torn or foreign file fails in many ways
+        raise ValueError(f"{path}: not a complete file of plain tensors ({type(e).__name__}); fetch it again") from e
     raise ValueError(f"{path}: weights end in .safetensors or .pth, got {path.suffix or 'no ending'}")
 
 
@@ -100,7 +103,9 @@ class Inception(nn.Module):
         seed         of the untrained weights and of the default calibration pictures
         dtype        torch.float32, or torch.bfloat16 for autocast (see `fast_dtype`); tokens are float32
         calibration  untrained only: images (N, 1 or 3, H, W) in [0, 1] on which every batch norm learns its
-                     statistics in one pass (default: 32 pictures of 1/f noise)
+                     statistics in one pass (default: 32 pictures of 1/f noise). Give stretched stamps of the
+                     training set where stamps are encoded: on pictures unlike the calibration's the
+                     activations drift to a large constant
 
     Weights know how their input is scaled: torchvision's ImageNet weights and untrained ones take [-1, 1]
     (which is what `transform_input=True` makes of ImageNet-normalised input); a .safetensors file may say
