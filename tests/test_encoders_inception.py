@@ -294,7 +294,8 @@ def test_projection_keeps_what_varies():
 @pytest.mark.parametrize("call, words", [
     (lambda x: features.stretch(x[0]), r"shape \(2, 32, 32\), expected \(n, F, H, W\)"),
     (lambda x: features.stretch(x, 1, 1), "low must lie below high, got 1 and 1"),
-    (lambda x: features.stretch(np.where(x > 600, np.inf, x)), "infinite values, first in target 0"),
+    (lambda x: features.stretch(np.where(x > 600, np.inf, x)), "values beyond 1e30, first in target 0"),
+    (lambda x: features.motion(np.where(x > 600, -3.4e38, x)), "mark missing pixels with NaN"),
     (lambda x: features.stretch(np.stack([x[:, 0], x[:, 1] * np.nan], 1)), "frame 1 of target 0 has no"),
     (lambda x: features.radiometric(x[..., :16, :16]), "16x16 px leave"),
     (lambda x: features.motion(x, search=(1, 2, 3)), r"search is \(1, 2, 3\), expected a number or 2 of them"),

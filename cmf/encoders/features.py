@@ -19,8 +19,9 @@ def _frames(frames):
     x = np.asarray(frames)
     if x.ndim != 4 or 0 in x.shape:
         raise ValueError(f"frames have shape {x.shape}, expected (n, F, H, W): targets, frames, rows, columns")
-    if np.isinf(x).any():
-        raise ValueError(f"frames hold infinite values, first in target {int(np.argwhere(np.isinf(x))[0][0])}; "
+    huge = abs(x) > 1e30  # infinity, and fill values such as the largest float32
+    if huge.any():
+        raise ValueError(f"frames hold values beyond 1e30, first in target {int(np.argwhere(huge)[0][0])}; "
                          "mark missing pixels with NaN")
     x = x.astype(np.float64)
     missing = np.isnan(x)
