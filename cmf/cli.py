@@ -19,6 +19,7 @@ from cmf import __version__
 
 COMMANDS = {
     "book": ("run the notebooks that are out of date", "cmf.book.__main__:arguments"),
+    "detect": ("find and classify the targets of scenes", "cmf.studies.scenes:arguments"),
     "data": ("list, get, check and make data sets and weights", "cmf.cli:data_arguments"),
 }
 

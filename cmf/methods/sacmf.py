@@ -65,7 +65,7 @@ class SACMF(nn.Module):
 
     A batch is a dict of float tensors: for each source of the configuration its name -> (B, tokens, channels);
     optionally "has_image" and "has_sequence", (B,) bool, False where a modality is missing. `fit_inputs` must
-    have seen the training data once, to standardise the inputs.
+    have seen the training data once, to map the inputs to one scale.
 
     The outputs, a dict: logits (B, K); fused (B, d); the modality vectors image and sequence (B, d) and their
     shared parts shared_image, shared_sequence (B, d); importance (B, T), mean 1 over the tokens; information
@@ -77,7 +77,7 @@ class SACMF(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config, d = config, config.width
-        self.inputs = nn.ModuleDict({n: Standardise(c) for n, _, c in config.image + config.sequence})
+        self.inputs = nn.ModuleDict({n: ToNormal(c) for n, _, c in config.image + config.sequence})
         self.embed = nn.ModuleDict({n: nn.Linear(c, d) for n, _, c in config.image + config.sequence})
         counts = {IMAGE: sum(n for _, n, _ in config.image), SEQUENCE: sum(n for _, n, _ in config.sequence)}
         self.place = nn.ParameterDict({m: 0.02 * torch.randn(n, d) for m, n in counts.items()})
@@ -93,14 +93,14 @@ class SACMF(nn.Module):
         self.wide = nn.Linear(wide, config.classes, bias=False) if wide else None
 
     def fit_inputs(self, batch: dict[str, Tensor]) -> "SACMF":
-        """Take the mean and deviation of every input channel from training data."""
-        for name, standardise in self.inputs.items():
-            standardise.fit(batch[name])
+        """Take the distribution of every input channel from training data."""
+        for name, mapping in self.inputs.items():
+            mapping.fit(batch[name])
         return self
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         have = self._present(batch)
-        values = {name: standardise(batch[name]) for name, standardise in self.inputs.items()}
+        values = {name: mapping(batch[name]) for name, mapping in self.inputs.items()}
         tokens = {}
         for m, sources in ((IMAGE, self.config.image), (SEQUENCE, self.config.sequence)):
             x = torch.cat([self.embed[n](values[n]) for n, _, _ in sources], 1) + self.place[m]  # (B, Tm, d)
@@ -264,23 +264,28 @@ def normalised(score: Tensor, present: Tensor) -> Tensor:
     return score.masked_fill(~present, -torch.inf).softmax(1).detach() * score.shape[1]
 
 
-class Standardise(nn.Module):
-    """(x - mean) / deviation a channel, fitted once on training data; values beyond 6 deviations are bent."""
+class ToNormal(nn.Module):
+    """Every input channel through its empirical distribution on the training data, to a standard normal.
+
+    z = Phi^-1(F(x)), F a quantile table; skewed counts and magnitudes reach the network at one scale, and values
+    beyond the training range stay within 3.5. Channels that were constant in training are zero.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("deviation", torch.ones(channels))
+        self.table = QuantileTable(channels, levels=127)
+        self.register_buffer("varies", torch.zeros(channels, dtype=torch.bool))
 
     def fit(self, x: Tensor) -> None:
         """x (n, tokens, channels)."""
         flat = x.flatten(0, -2)
-        self.mean.copy_(flat.mean(0))
-        spread = flat.std(0)
-        self.deviation.copy_(torch.where(spread > 1e-8, spread, torch.ones_like(spread)))
+        self.varies.copy_(flat.amax(0) > flat.amin(0))
+        ramp = torch.arange(len(flat), dtype=flat.dtype)[:, None]
+        self.table.fit(torch.where(self.varies.cpu(), flat.cpu(), ramp))
 
     def forward(self, x: Tensor) -> Tensor:
-        return 6 * torch.tanh((x - self.mean) / self.deviation / 6)
+        z = torch.special.ndtri(self.table(x.flatten(0, -2))).clamp(-3.5, 3.5) * self.varies
+        return z.view(x.shape)
 
 
 def criterion(model: SACMF, similarity: float = 0.1, information: float = 0.1, margin: float = 0.3):

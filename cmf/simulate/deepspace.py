@@ -66,7 +66,7 @@ SPEED = 11.0                      # m/s, median speed across the line of sight: 
 class Dials:
     """Settings of the simulated sensor; all continuous, all meant to be swept."""
 
-    psnr: float = 15.0  # peak signal-to-noise of a 0.6 m sphere at 260 K and nominal range
+    psnr: float = 30.0  # peak signal-to-noise of a 0.6 m sphere at 260 K and nominal range
     sequence_noise: float = 5.0  # K, error of a temperature sample; intensities err by 2 % for each K
     missing: float = 0.15          # 0 to 1, share of sequence samples that are missing
     stars: float = 300.0           # stars of peak signal-to-noise above 2 in a frame of 1024 x 1024

@@ -116,9 +116,9 @@ def draw_bodies(labels, rng) -> Bodies:
     length = between(1, 0.45, 0.95)
     width = length * between(2, 0.55, 0.85)
     sides = np.stack([
-        by_class(diameter, between(1, 0.012, 0.03), between(1, 0.30, 0.60), length),
-        by_class(diameter, between(2, 0.50, 1.00), between(2, 0.30, 0.60), width),
-        by_class(diameter, between(3, 0.50, 1.00), between(3, 0.35, 0.65), width),
+        by_class(diameter, between(1, 0.012, 0.03), between(1, 0.80, 1.30), length),
+        by_class(diameter, between(2, 0.50, 1.00), between(2, 0.80, 1.30), width),
+        by_class(diameter, between(3, 0.50, 1.00), between(3, 0.80, 1.30), width),
     ], axis=-1)                                                                            # (n, 3)
     return Bodies(
         labels=labels, sides=sides, box=np.isin(labels, (3, 4)),

@@ -1,0 +1,202 @@
+"""SA-CMF on deep-space targets: features, the arms of the ablation, training and judging one of them.
+
+Axes: n targets, F frames, Ti image tokens, To sequence tokens, K classes.
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from cmf import runs
+from cmf.datasets.deepspace import from_simulator
+from cmf.datasets.targets import TargetSet
+from cmf.encoders.features import MOTION, RADIOMETRIC, Projection, image_tokens, motion, radiometric, stretch
+from cmf.encoders.inception import Inception, fast_dtype
+from cmf.encoders.sequence import patches, summary
+from cmf.methods import sacmf
+from cmf.metrics.recognition import classification, macro_f1
+from cmf.simulate import deepspace as simulator
+from cmf.training import Recipe, Tensors, fit, parameters
+
+PATCHES = 4                       # sequence tokens beside the summary
+CHANNELS = 24                     # of an image token, after a projection fitted on training data
+RECIPE = Recipe(epochs=24, batch=128, lr=3e-3, weight_decay=0.3)
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Which InceptionV3 makes the image tokens; the words of `cmf.encoders.inception.Inception`."""
+
+    weights: str = "untrained"
+    size: int = 139
+    layer: str = "Mixed_7c"
+    grid: int = 3
+    seed: int = 0
+
+    def build(self) -> Inception:
+        """The frozen encoder; an untrained one is calibrated on a fixed set of simulated stamps."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        stamps = None
+        if self.weights == "untrained":
+            images = simulator.simulate_targets(96, "train", seed=2**20).images
+            stamps = torch.from_numpy(stretch(images)).flatten(0, 1)[:, None]           # (192, 1, H, W)
+        return Inception(**asdict(self), dtype=fast_dtype(device), calibration=stamps).to(device)
+
+
+def simulated(train: int, validation: int, test: int, seed: int = 0,
+              dials: simulator.Dials | None = None) -> dict[str, TargetSet]:
+    """Targets of the three splits, each from its own world; `seed` changes every one of them."""
+    counts = dict(zip(SPLITS, (train, validation, test), strict=True))
+    return {split: from_simulator(simulator.simulate_targets(n, split, seed, dials or simulator.Dials()))
+            for split, n in counts.items()}
+
+
+def image_features(targets: TargetSet, encoder: nn.Module, projection: Projection) -> dict[str, np.ndarray]:
+    """Tokens of both frames: grid (n, F g g, CHANNELS), pooled (n, F, D), radiometric (n, F, 8), motion (n, 1, 7)."""
+    tokens = image_tokens(stretch(targets.images), encoder, projection=projection, progress=runs.progress)
+    return dict(grid=tokens["grid"], pooled=tokens["pooled"], radiometric=radiometric(targets.images),
+                motion=motion(targets.images)[:, None])
+
+
+def fit_projection(targets: TargetSet, encoder: nn.Module, most: int = 300) -> Projection:
+    """The projection of grid tokens to CHANNELS, from at most `most` training targets."""
+    some = targets.subset(slice(0, most))
+    return Projection.fit(image_tokens(stretch(some.images), encoder, progress=runs.progress)["grid"], CHANNELS)
+
+
+def sequence_features(targets: TargetSet) -> dict[str, np.ndarray]:
+    """patches (n, PATCHES, .) and summary (n, 1, .) of the sequences."""
+    given = targets.values, targets.observed, targets.times
+    return dict(patches=patches(*given, PATCHES), summary=summary(*given))
+
+
+def published_features(targets: TargetSet) -> dict[str, np.ndarray]:
+    """What the published network takes beside the pooled vectors: grey, difference, flat.
+
+    `grey` is mean, standard deviation and maximum of frame A, `difference` the mean absolute difference to the
+    frame B of the previous target of the list, as published; `flat` the temperatures, then the radiation values,
+    gaps at the mean of the sequence.
+    """
+    a, b = targets.images[:, 0], targets.images[:, 1]
+    grey = np.stack([a.mean((1, 2)), a.std((1, 2)), a.max((1, 2))], -1)
+    difference = np.abs(b - np.roll(b, 1, axis=0)).mean((1, 2))[:, None]
+    total = targets.values.sum(1) / targets.observed.sum(1).clip(1)                     # (n, C)
+    filled = np.where(targets.observed, targets.values, total[:, None])                 # (n, T, C)
+    return dict(grey=grey, difference=difference, flat=filled.transpose(0, 2, 1).reshape(len(a), -1))
+
+
+def features(sets: dict[str, TargetSet], backbone: Backbone | None = None) -> tuple[dict[str, Tensors], Projection]:
+    """Everything the arms look at, for every split, and the projection that was fitted on "train".
+
+    Cached by the content of the targets, the backbone and the code.
+    """
+    backbone = backbone or Backbone()
+
+    def compute() -> dict:
+        encoder = backbone.build()
+        projection = fit_projection(sets["train"], encoder)
+        found = {"projection/mean": projection.mean, "projection/basis": projection.basis,
+                 "fingerprint": encoder.fingerprint()}
+        for split, targets in sets.items():
+            columns = image_features(targets, encoder, projection) | sequence_features(targets)
+            columns |= published_features(targets) | dict(labels=targets.labels)
+            found |= {f"{split}/{name}": np.asarray(column, np.int64 if name == "labels" else np.float32)
+                      for name, column in columns.items()}
+        return found
+
+    inputs = {split: targets.digest() for split, targets in sets.items()}
+    found = runs.cached("deepspace_features", compute, inputs=inputs, parameters=asdict(backbone))
+    runs.used(f"InceptionV3, {backbone.weights}", found["fingerprint"])
+    table = {split: Tensors(**{name.split("/")[1]: torch.as_tensor(column) for name, column in found.items()
+                               if name.startswith(f"{split}/")}) for split in sets}
+    return _scaled(table), Projection(found["projection/mean"], found["projection/basis"])
+
+
+def _scaled(table: dict[str, Tensors]) -> dict[str, Tensors]:
+    """Inputs of the published network at unit scale by training statistics: it states none, and raw counts fail."""
+    for name in ("grey", "difference", "flat", "pooled"):
+        train = table["train"].columns[name]
+        mean, deviation = train.mean(0), train.std(0).clamp_min(1e-6)
+        for split in table.values():
+            split.columns[name] = (split.columns[name] - mean) / deviation
+    return table
+
+
+def config(table: Tensors, **changes) -> sacmf.Config:
+    """The configuration of SA-CMF for these features."""
+    source = lambda names: tuple((n, *table.columns[n].shape[1:]) for n in names)
+    base = sacmf.Config(classes=len(simulator.CLASSES), image=source(("grid", "radiometric", "motion")),
+                        sequence=source(("patches", "summary")), dropout=0.3, temperature=0.1)
+    return replace(base, **changes)
+
+
+_SINGLE = dict(information=False, weighting="uniform", cross=False)
+
+# name: changes of the configuration, weight of the similarity loss, weight of the information loss
+ARMS: dict[str, tuple[dict, float, float] | None] = {
+    "image only": (dict(modalities=("image",), **_SINGLE), 0.0, 0.0),
+    "sequence only": (dict(modalities=("sequence",), **_SINGLE), 0.0, 0.0),
+    "late concatenation": (_SINGLE, 0.0, 0.0),
+    "cross-attention": (dict(information=False, weighting="uniform"), 0.0, 0.0),
+    "cross-attention, published MI": (dict(information=False, weighting="published"), 0.0, 0.0),
+    "SA-CMF as published": None,
+    "SA-CMF": ({}, 0.1, 0.1),
+    "without ECDF memory": (dict(memory=0), 0.1, 0.1),
+    "without rotation": (dict(rotation=False), 0.1, 0.1),
+    "without importance": (dict(weighting="uniform"), 0.1, 0.1),
+    "without MI loss": ({}, 0.1, 0.0),
+    "without similarity loss": ({}, 0.0, 0.1),
+}
+
+
+def build(arm: str, table: Tensors, seed: int) -> tuple[nn.Module, object]:
+    """The untrained network of an arm and its loss, for these training features.
+
+    Raises:
+        ValueError: no such arm.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"no arm {arm!r}; there are {', '.join(ARMS)}")
+    runs.seed_everything(seed)
+    if ARMS[arm] is None:
+        columns = table.columns
+        model = sacmf.PublishedSACMF(len(simulator.CLASSES), columns["flat"].shape[1], columns["pooled"].shape[2])
+        return model, sacmf.published_criterion
+    changes, similarity, information = ARMS[arm]
+    model = sacmf.SACMF(config(table, **changes)).fit_inputs(table.columns)
+    return model, sacmf.criterion(model, similarity, information)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, table: Tensors, **presence: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Outputs of a trained model for all rows; `presence` may hold has_image and has_sequence, (n,) bool."""
+    outputs = model.eval()(table.columns | presence)
+    return outputs | dict(probabilities=outputs["logits"].double().softmax(-1))
+
+
+def train(arm: str, sets: dict[str, Tensors], seed: int, recipe: Recipe = RECIPE, run=None):
+    """Train an arm; the epoch is chosen by macro F1 on "validation". Returns the model and the training result."""
+    model, criterion = build(arm, sets["train"], seed)
+    truth = sets["validation"].columns["labels"].numpy()
+
+    def score(model: nn.Module) -> float:
+        predicted = predict(model, sets["validation"])["logits"].argmax(1).numpy()
+        return macro_f1(truth, predicted, len(simulator.CLASSES))
+
+    result = fit(model, sets["train"], criterion, replace(recipe, seed=seed), score=score, run=run,
+                 label=f"{arm}, seed {seed}")
+    return model, result
+
+
+def judge(model: nn.Module, table: Tensors) -> dict[str, float]:
+    """Measures on a test table: those of `cmf.metrics.recognition.classification`, flat."""
+    probabilities = predict(model, table)["probabilities"].numpy()
+    found = classification(table.columns["labels"].numpy(), probabilities, simulator.CLASSES)
+    return {name: value for name, value in found.items() if np.isscalar(value)} | dict(trained=parameters(model))
+
+
+__all__ = ["ARMS", "MOTION", "RADIOMETRIC", "Backbone", "build", "config", "features", "judge", "predict",
+           "simulated", "train"]
