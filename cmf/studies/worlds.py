@@ -22,7 +22,7 @@ from cmf.simulate.deepspace_physics import band_radiance
 MODALITIES = ("image", "sequence", "both")
 CHANCE = 1.0 / len(CLASSES)
 DIALS = {                       # settings of each dial of the simulator
-    "psnr": (1.5, 5.0, 15.0, 40.0, 120.0),
+    "psnr": (1.5, 5.0, 15.0, 30.0, 120.0),
     "sequence_noise": (0.0, 2.5, 5.0, 15.0, 40.0),
     "missing": (0.0, 0.15, 0.4, 0.7, 0.95),
     "redundancy": (0.0, 0.25, 0.5, 0.75, 1.0),
