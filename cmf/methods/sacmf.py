@@ -85,6 +85,10 @@ class SACMF(nn.Module):
         block = lambda: Block(d, config.heads, config.dropout)
         self.within = nn.ModuleDict({m: nn.ModuleList(block() for _ in range(config.depth)) for m in counts})
         self.across = nn.ModuleDict({m: block() for m in counts} if config.cross else {})
+        for crossing in self.across.values():  # starts as the identity: what crosses has to earn its place
+            for last in (crossing.attention.out, crossing.feed[-1]):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
         self.shared = nn.ModuleDict({m: nn.Sequential(nn.LayerNorm(d), nn.Linear(d, d)) for m in counts})
         self.copula = TokenInformation(counts[IMAGE], counts[SEQUENCE], config) if config.information else None
         self.fuse = nn.Sequential(nn.LayerNorm(3 * d), nn.Linear(3 * d, d), nn.GELU(), nn.Dropout(config.dropout))

@@ -6,6 +6,7 @@ Axes: n targets, F frames, Ti image tokens, To sequence tokens, K classes.
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -16,13 +17,14 @@ from cmf.encoders.features import MOTION, RADIOMETRIC, Projection, image_tokens,
 from cmf.encoders.inception import Inception, fast_dtype
 from cmf.encoders.sequence import patches, summary
 from cmf.methods import sacmf
-from cmf.metrics.recognition import classification, macro_f1
+from cmf.metrics.intervals import bootstrap_interval, paired_bootstrap
+from cmf.metrics.recognition import classification, macro_f1, robustness_missing
 from cmf.simulate import deepspace as simulator
 from cmf.training import Recipe, Tensors, fit, parameters
 
 PATCHES = 4                       # sequence tokens beside the summary
 CHANNELS = 24                     # of an image token, after a projection fitted on training data
-RECIPE = Recipe(epochs=24, batch=128, lr=3e-3, weight_decay=0.3)
+RECIPE = Recipe(epochs=16, batch=128, lr=3e-3, weight_decay=0.3)
 SPLITS = ("train", "validation", "test")
 
 
@@ -129,7 +131,7 @@ def config(table: Tensors, **changes) -> sacmf.Config:
     """The configuration of SA-CMF for these features."""
     source = lambda names: tuple((n, *table.columns[n].shape[1:]) for n in names)
     base = sacmf.Config(classes=len(simulator.CLASSES), image=source(("grid", "radiometric", "motion")),
-                        sequence=source(("patches", "summary")), dropout=0.3, temperature=0.1)
+                        sequence=source(("patches", "summary")), dropout=0.3, temperature=0.5, refit=8)
     return replace(base, **changes)
 
 
@@ -143,12 +145,12 @@ ARMS: dict[str, tuple[dict, float, float] | None] = {
     "cross-attention": (dict(information=False, weighting="uniform"), 0.0, 0.0),
     "cross-attention, published MI": (dict(information=False, weighting="published"), 0.0, 0.0),
     "SA-CMF as published": None,
-    "SA-CMF": ({}, 0.1, 0.1),
-    "without ECDF memory": (dict(memory=0), 0.1, 0.1),
-    "without rotation": (dict(rotation=False), 0.1, 0.1),
-    "without importance": (dict(weighting="uniform"), 0.1, 0.1),
-    "without MI loss": ({}, 0.1, 0.0),
-    "without similarity loss": ({}, 0.0, 0.1),
+    "SA-CMF": ({}, 0.05, 0.05),
+    "without ECDF memory": (dict(memory=0), 0.05, 0.05),
+    "without rotation": (dict(rotation=False), 0.05, 0.05),
+    "without importance": (dict(weighting="uniform"), 0.05, 0.05),
+    "without MI loss": ({}, 0.05, 0.0),
+    "without similarity loss": ({}, 0.0, 0.05),
 }
 
 
@@ -198,5 +200,63 @@ def judge(model: nn.Module, table: Tensors) -> dict[str, float]:
     return {name: value for name, value in found.items() if np.isscalar(value)} | dict(trained=parameters(model))
 
 
-__all__ = ["ARMS", "MOTION", "RADIOMETRIC", "Backbone", "build", "config", "features", "judge", "predict",
-           "simulated", "train"]
+def trained(arm: str, sets: dict[str, Tensors], seed: int, recipe: Recipe = RECIPE) -> tuple[nn.Module, dict]:
+    """An arm, trained once for the same features, seed, recipe and code, and then read from the cache.
+
+    Returns the model in eval mode and a record: history (DataFrame), best_epoch, seconds, measures (of `judge` on
+    "test", with R@MM of `missing` where the arm sees both modalities).
+    """
+    def compute() -> dict:
+        model, result = train(arm, sets, seed, recipe)
+        measures = judge(model, sets["test"])
+        if ARMS[arm] is not None and "modalities" not in ARMS[arm][0]:
+            measures |= {f"rmm_without_{name}": found["r@mm"] for name, found in missing(model, sets["test"]).items()}
+        state = {f"state/{name}": value for name, value in model.state_dict().items()}
+        return dict(history=result.history.drop(columns="seconds"), best_epoch=result.best_epoch,
+                    seconds=result.seconds, measures=measures) | state
+
+    inputs = {split: table.columns for split, table in sets.items()}
+    record = runs.cached("deepspace_arm", compute, inputs=inputs,
+                         parameters=dict(arm=arm, change=str(ARMS.get(arm)), seed=seed, recipe=asdict(recipe)))
+    model, _ = build(arm, sets["train"], seed)
+    model.load_state_dict({name.removeprefix("state/"): torch.as_tensor(record.pop(name))
+                           for name in list(record) if name.startswith("state/")})
+    return model.eval(), record
+
+
+def missing(model: nn.Module, table: Tensors) -> dict[str, dict[str, float]]:
+    """R@MM and its parts when one modality is withheld from a model of two: keys "image" and "sequence"."""
+    none = torch.zeros(len(table), dtype=torch.bool)
+    facts = lambda outputs: (outputs["probabilities"].numpy(), outputs["fused"].numpy())
+    without = {name: facts(predict(model, table, **{f"has_{name}": none})) for name in ("image", "sequence")}
+    return robustness_missing(table.columns["labels"].numpy(), facts(predict(model, table)), without)
+
+
+def arms(names, sets: dict[str, Tensors], seeds) -> pd.DataFrame:
+    """One row an arm and seed: arm, seed, best_epoch, seconds and every measure on "test"."""
+    rows = []
+    for arm, seed in runs.progress([(a, s) for a in names for s in seeds], "arms"):
+        record = trained(arm, sets, seed)[1]
+        rows.append(dict(arm=arm, seed=seed, best_epoch=record["best_epoch"], seconds=record["seconds"],
+                         **record["measures"]))
+    return pd.DataFrame(rows)
+
+
+def compare(table: pd.DataFrame, measure: str = "f1_macro", to: str = "SA-CMF") -> pd.DataFrame:
+    """Mean and bootstrap interval of each arm over seeds, and its paired difference `to` minus arm.
+
+    Columns: arm, macro_f1 (or the measure's name), low, high, difference, difference_low, difference_high, p.
+    """
+    wide = table.pivot(index="seed", columns="arm", values=measure)
+    rows = []
+    for arm in dict.fromkeys(table["arm"]):
+        own = bootstrap_interval(wide[arm].to_numpy())
+        gap = paired_bootstrap(wide[to].to_numpy(), wide[arm].to_numpy())
+        rows.append(dict(arm=arm, **{"macro_f1" if measure == "f1_macro" else measure: own.estimate}, low=own.low,
+                         high=own.high, difference=gap.estimate, difference_low=gap.low, difference_high=gap.high,
+                         p=gap.p))
+    return pd.DataFrame(rows)
+
+
+__all__ = ["ARMS", "MOTION", "RADIOMETRIC", "Backbone", "arms", "build", "compare", "config", "features", "judge",
+           "missing", "predict", "simulated", "train", "trained"]

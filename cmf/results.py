@@ -1,0 +1,55 @@
+"""The long results: computed here, committed as small tables below figures/<profile>/results, drawn by notebooks.
+
+Every training run goes through the cache, so that a run that was cut short is taken up where it stopped.
+"""
+
+import argparse
+from dataclasses import asdict
+
+import torch
+
+from cmf import runs
+from cmf.studies import deepspace, scenes
+
+SEEDS = range(5)
+TARGETS = dict(train=3000, validation=600, test=1000)
+
+
+def deepspace_arms() -> None:
+    """All arms of SA-CMF on simulated targets, five seeds: results/deepspace_arms.csv."""
+    sets, _ = deepspace.features(deepspace.simulated(**TARGETS))
+    table = deepspace.arms(deepspace.ARMS, sets, SEEDS)
+    runs.write_result("deepspace_arms", table.drop(columns="seconds"), profile="demo", targets=TARGETS,
+                      training_seconds=round(float(table.seconds.sum())), training=asdict(deepspace.RECIPE))
+
+
+def deepspace_classifier() -> None:
+    """The classifier of `python -m cmf detect`: SA-CMF, seed 0, as cmf/trained/sacmf_deepspace.safetensors."""
+    backbone = deepspace.Backbone()
+    sets, projection = deepspace.features(deepspace.simulated(**TARGETS), backbone)
+    network, record = deepspace.trained("SA-CMF", sets, 0)
+    facts = dict(data=f"simulated deep-space targets, {TARGETS['train']} for training", licence="MIT",
+                 f1_macro_test=f"{record['measures']['f1_macro']:.4f}", backbone="InceptionV3, untrained, calibrated")
+    scenes.Classifier.of(network, projection, backbone).save(scenes.TRAINED, **facts)
+
+
+RESULTS = {"demo": {"deepspace_classifier": deepspace_classifier, "deepspace_arms": deepspace_arms}}
+
+
+def main(argv=None) -> None:
+    """`python -m cmf.results [--profile demo] [--only NAME]`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", default="demo", choices=sorted(RESULTS))
+    parser.add_argument("--only", metavar="NAME", help="one result of the profile")
+    chosen = parser.parse_args(argv)
+    known = RESULTS[chosen.profile]
+    if chosen.only and chosen.only not in known:
+        parser.error(f"no result {chosen.only!r} in profile {chosen.profile}; there are {', '.join(known)}")
+    torch.set_num_threads(1)  # small networks: threads cost more than they bring, and one gives equal numbers
+    for name, compute in known.items():
+        if chosen.only in (None, name):
+            compute()
+
+
+if __name__ == "__main__":
+    main()
