@@ -12,8 +12,8 @@ from cmf.methods.sacmf import (
     SACMF,
     Config,
     PublishedSACMF,
-    ToNormal,
     TokenInformation,
+    ToNormal,
     criterion,
     published_criterion,
     published_importance,
@@ -139,7 +139,8 @@ def test_information_loss_has_a_gradient_and_descending_it_lowers_an_independent
 
     def measured():
         with torch.no_grad():
-            normal = [information.norm(layer(z)) @ information.direction[0] for layer, z in zip(encoder, (x, y), strict=True)]
+            normal = [information.norm(layer(z)) @ information.direction[0]
+                      for layer, z in zip(encoder, (x, y), strict=True)]
         return ksg_mutual_information(*(z.double().numpy() for z in normal))
 
     forward()
