@@ -238,7 +238,7 @@ def test_published_information_is_one_constant_for_copies_and_for_strangers(toke
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(2, 5, tokens, 8, generator=generator, dtype=torch.float64)
     copies, strangers = published_importance(x, x)[2], published_importance(x, y)[2]
-    torch.testing.assert_close(copies.sum((1, 2)), strangers.sum((1, 2)), rtol=1e-12, atol=0)
+    torch.testing.assert_close(copies.sum((1, 2)), strangers.sum((1, 2)), rtol=1e-6, atol=0)
     assert float(copies[0].sum()) == pytest.approx(total, rel=1e-4)
 
 
