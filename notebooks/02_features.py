@@ -23,9 +23,9 @@
 # Two minutes on two CPU cores when nothing is cached, seconds afterwards; no GPU. All data here are simulated.
 
 # %% tags=["parameters"]
-train_targets = 1500     # targets of the split "train"; the same set as in notebook 03
-validation_targets = 400 # targets of the split "validation"
-test_targets = 800       # targets of the split "test"
+train_targets = 3000     # targets of the split "train"; the same set as in notebook 03
+validation_targets = 600 # targets of the split "validation"
+test_targets = 1000      # targets of the split "test"
 seed = 0                 # of all targets
 timed_images = 64        # frames behind the seconds per image
 
