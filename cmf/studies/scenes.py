@@ -1,9 +1,8 @@
-"""Several targets in a scene: candidates, their classes, and what a person wants to see of them.
+"""Several targets in a scene: candidates, their sequences and classes, judged on simulated scenes.
 
-Axes: n candidates, Ti image tokens, To sequence tokens, K classes.
+Axes: n candidates, m true targets, Ti image tokens, To sequence tokens, K classes, H, W rows and columns of a frame.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,22 +10,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib import pyplot as plt
-from matplotlib.patches import Rectangle
+from scipy.spatial.distance import cdist
 
-from cmf import plots, runs, weights
+from cmf import runs, weights
 from cmf.datasets.deepspace import SceneFiles, read_inference
 from cmf.datasets.targets import TargetSet
 from cmf.detection import Detections, crops, detect, top_k
 from cmf.encoders.features import Projection
 from cmf.methods.sacmf import SACMF, Config
-from cmf.simulate.deepspace import CLASSES, NAMES
+from cmf.metrics.boxes import box_matching
+from cmf.simulate.deepspace import CLASSES, NAMES, Scene, simulate_scene
 from cmf.studies import deepspace
 from cmf.training import Tensors
 
 TRAINED = Path(__file__).resolve().parents[1] / "trained" / "sacmf_deepspace.safetensors"
 CHIP = 32                  # pixels, side of the picture that the classifier sees
 REACH = 6.0                # pixels between a candidate and the position of its sequence
+BOX_A = ["x0_a", "y0_a", "x1_a", "y1_a"]
 
 
 class Classifier(torch.nn.Module):
@@ -56,16 +56,31 @@ class Classifier(torch.nn.Module):
 
     @classmethod
     def load(cls, path: Path = TRAINED) -> "Classifier":
-        """Read weights that `save` wrote. Raises as `cmf.weights.load`."""
+        """Read weights that `save` wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: as `cmf.weights.load`; also ValueError for a configuration that this
+                version cannot build.
+        """
         stated = weights.facts(path)
         if stated["architecture"] != cls.__name__:
             raise ValueError(f"{path} holds weights of {stated['architecture']}, expected {cls.__name__}; "
                              "give a file written by Classifier.save")
         config = stated["config"]
         tuples = lambda value: tuple(map(tuples, value)) if isinstance(value, list) else value
-        network = Config(**{name: tuples(value) for name, value in config["network"].items()})
-        model = cls(network, config["channels"], deepspace.Backbone(**config["backbone"]))
+        try:
+            network = Config(**{name: tuples(value) for name, value in config["network"].items()})
+            model = cls(network, config["channels"], deepspace.Backbone(**config["backbone"]))
+        except (KeyError, TypeError) as reason:
+            raise ValueError(f"{path} states a configuration that cannot be built here ({reason}); "
+                             "train it again with this version") from reason
         return weights.load(path, model)
+
+    @property
+    def steps(self) -> int:
+        """Samples of a sequence that the network was trained on."""
+        patches = {name: (count, channels) for name, count, channels in self.network.config.sequence}["patches"]
+        return patches[0] * (patches[1] - 1) // 4           # a patch: two channels, their masks, one time
 
     def table(self, targets: TargetSet) -> Tensors:
         """The network's inputs for these targets."""
@@ -79,28 +94,36 @@ class Classifier(torch.nn.Module):
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found in one scene; rows of `boxes` and of the arrays belong together."""
+    """What was found in one scene; rows of `boxes` and of the arrays belong together, best probability first."""
 
     id: str
     frames: np.ndarray            # (2, H, W)
-    boxes: pd.DataFrame           # a row a kept candidate: label, score, boxes, signal-to-noise, sequence row
+    boxes: pd.DataFrame           # label, name, score, sequence_row (-1: none), boxes, ..., p_<class>
     chips: np.ndarray             # (n, 2, 32, 32)
     importance: np.ndarray        # (n, Ti + To), mean 1
-    attention: np.ndarray         # (n, Ti), attention of the sequence on each image token
+    attention: np.ndarray         # (n, Ti, To), of each image token to the sequence tokens; sums to 1 over To
     names: tuple[str, ...]        # of the Ti + To tokens
 
 
 def token_names(config: Config) -> tuple[str, ...]:
-    """Readable names of all tokens: source and number."""
-    return tuple(f"{name} {k + 1}" if count > 1 else name
-                 for name, count, _ in config.image + config.sequence for k in range(count))
+    """Readable names of all tokens: "grid A 2,3" is row 2, column 3 of frame A, "radiometric B" of frame B."""
+    names = []
+    for name, count, _ in config.image + config.sequence:
+        side = round((count / 2) ** 0.5)
+        if name == "grid":
+            names += [f"grid {f} {r},{c}" for f in "AB" for r in range(1, side + 1) for c in range(1, side + 1)]
+        elif name == "radiometric":
+            names += [f"radiometric {f}" for f in "AB"]
+        else:
+            names += [f"{name} {k + 1}" for k in range(count)] if count > 1 else [name]
+    return tuple(names)
 
 
 def sequence_rows(scene: SceneFiles, found: Detections) -> np.ndarray:
     """The row of the sequence files that belongs to each candidate, -1 where none does: (n,).
 
-    With positions, the nearest within REACH pixels of the candidate in frame A; with a single row that all
-    targets share, row 0.
+    With positions, pairs within REACH pixels of the candidate in frame A, the closest first, and no row twice;
+    without, a single row that all candidates share.
 
     Raises:
         ValueError: several rows and no positions.
@@ -110,14 +133,21 @@ def sequence_rows(scene: SceneFiles, found: Detections) -> np.ndarray:
             raise ValueError(f"{scene.id}: {len(scene.temp)} sequences and no {scene.id}_positions.npy that says "
                              "whose they are; add it, or give one shared row")
         return np.zeros(len(found), int)
-    gap = np.linalg.norm(found.positions_a[:, None] - scene.positions[None], axis=-1)   # (n, rows)
-    rows = gap.argmin(1)
-    return np.where(gap[np.arange(len(rows)), rows] <= REACH, rows, -1)
+    gap = cdist(found.positions_a, scene.positions)                                      # (n, rows)
+    rows = np.full(len(found), -1)
+    for k in np.argsort(gap, axis=None, kind="stable")[:np.count_nonzero(gap <= REACH)]:
+        i, j = np.unravel_index(k, gap.shape)
+        if rows[i] < 0 and j not in rows:
+            rows[i] = j
+    return rows
 
 
 def answer(scene: SceneFiles, model: Classifier, k: float = 5.0, overall: int = 30, per_class: int = 7,
            classes: tuple[str, ...] = CLASSES) -> Answer:
     """Detect, classify and rank the targets of one scene.
+
+    Each candidate is classified with its own sequence, one without a sequence from its pictures alone. Without
+    times the samples count as evenly spaced.
 
     Args:
         scene: frames and sequences, as `read_inference` gives them.
@@ -125,16 +155,27 @@ def answer(scene: SceneFiles, model: Classifier, k: float = 5.0, overall: int = 
         k: detection threshold in units of the local noise.
         overall, per_class: how many candidates are kept, best probability first.
         classes: names of the classes, in the order of the model's logits.
+
+    Raises:
+        ValueError: a frame in which nothing can be detected (constant, NaN), k, overall or per_class out of range,
+            sequences that belong to nobody or have another length than in training. The scene is named.
     """
-    found = detect(scene.frames, k=k)
+    if scene.temp.shape[1] != model.steps:
+        raise ValueError(f"{scene.id}: sequences of {scene.temp.shape[1]} samples, but the classifier was trained "
+                         f"on {model.steps}; resample them, NaN where a sample is missing")
+    top_k([], np.empty(0, int), overall, per_class)                                      # refuses bad limits early
+    try:
+        found = detect(scene.frames, k=k)
+    except ValueError as reason:
+        raise ValueError(f"{scene.id}: {reason}") from reason
     rows = sequence_rows(scene, found)
     n = len(found)
     names = token_names(model.network.config)
     counts = model.network.copula.counts
     if n == 0:
-        empty = pd.DataFrame(columns=["label", "score"])
-        return Answer(scene.id, scene.frames, empty, np.empty((0, 2, CHIP, CHIP)), np.empty((0, len(names))),
-                      np.empty((0, counts[0])), names)
+        columns = ["label", "name", "score", "sequence_row", "x_a", "y_a", "x_b", "y_b", "dx", "dy", *BOX_A]
+        return Answer(scene.id, scene.frames, pd.DataFrame(columns=columns), np.empty((0, 2, CHIP, CHIP)),
+                      np.empty((0, len(names))), np.empty((0, *counts)), names)
     chips = crops(scene.frames, found.boxes_a, CHIP).astype(np.float32)                  # (n, 2, 32, 32)
     values, observed = (x[rows] for x in scene.sequences())                              # (n, T, 2)
     steps = values.shape[1]
@@ -150,80 +191,69 @@ def answer(scene: SceneFiles, model: Classifier, k: float = 5.0, overall: int = 
     kept = np.asarray(top_k(score, label, overall, per_class), int)
     boxes = pd.DataFrame([dict(label=classes[label[i]], name=NAMES.get(classes[label[i]], classes[label[i]]),
                                score=float(score[i]), sequence_row=int(rows[i]), **found.rows()[i]) for i in kept])
-    # probability of each class, a column a class
     boxes = boxes.join(pd.DataFrame(probabilities[kept], columns=[f"p_{name}" for name in classes]))
-    attention = outputs["attention"].mean(1)                                             # (n, Ti, To)
-    focus = (attention * outputs["importance"][:, None, counts[0]:]).mean(-1).numpy()    # (n, Ti)
-    return Answer(scene.id, scene.frames, boxes, chips[kept], outputs["importance"].numpy()[kept], focus[kept], names)
+    attention = outputs["attention"].mean(1).numpy()                                     # (n, Ti, To)
+    return Answer(scene.id, scene.frames, boxes, chips[kept], outputs["importance"].numpy()[kept], attention[kept],
+                  names)
 
 
-def draw_overlay(found: Answer, zoom: int = 0):
-    """Frame A with a box, a label and a probability a target; returns the figure."""
-    h, w = found.frames.shape[1:]
-    fig, ax = plots.figure(width=plots.PAGE, height=plots.PAGE * h / w)
-    low, high = np.percentile(found.frames[0], [1, 99.8])
-    ax.imshow(found.frames[0], cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-    kinds = sorted(set(found.boxes["label"])) if len(found.boxes) else []
-    for _, row in found.boxes.iterrows():
-        colour = plots.COLOURS[kinds.index(row["label"]) % len(plots.COLOURS)]
-        pad = 6
-        ax.add_patch(Rectangle((row["x0_a"] - pad, row["y0_a"] - pad), row["x1_a"] - row["x0_a"] + 2 * pad,
-                               row["y1_a"] - row["y0_a"] + 2 * pad, fill=False, ec=colour, lw=1))
-        ax.annotate("", (row["x_a"] + 4 * row["dx"], row["y_a"] + 4 * row["dy"]), (row["x_a"], row["y_a"]),
-                    arrowprops=dict(arrowstyle="->", color=colour, lw=0.8))
-        right = row["x_a"] < 0.8 * w
-        ax.text(row["x1_a"] + pad + 4 if right else row["x0_a"] - pad - 4, row["y_a"],
-                f"{row['name']} {row['score']:.2f}", color="white", fontsize=6, va="center",
-                ha="left" if right else "right", bbox=dict(fc=colour, ec="none", alpha=0.75, pad=0.8))
-    ax.set_axis_off()
-    return fig
+def of_simulator(scene: Scene, name: str) -> SceneFiles:
+    """A simulated scene as the inference folders would hold it, one sequence a target."""
+    return SceneFiles(name, scene.frames, scene.sequences[..., 0], scene.sequences[..., 1], scene.positions_a,
+                      scene.times)
 
 
-def draw_heat(found: Answer, row: int, grid: int):
-    """Chips A and B of one target under the importance of their grid tokens and the sequence's attention."""
-    fig, axes = plots.figure(1, 4, width=plots.PAGE, height=1.9)
-    cells = grid * grid
-    for f, frame in enumerate("AB"):
-        for ax, values, title in ((axes[f], found.importance[row], "importance"),
-                                  (axes[2 + f], found.attention[row], "attention")):
-            heat = values[f * cells:(f + 1) * cells].reshape(grid, grid)
-            ax.imshow(found.chips[row, f], cmap="gray", extent=(0, grid, grid, 0))
-            shown = ax.imshow(heat, cmap="magma", alpha=0.45, extent=(0, grid, grid, 0), interpolation="bicubic")
-            ax.set(title=f"{title}, frame {frame}", xticks=[], yticks=[])
-            ax.grid(False)
-            fig.colorbar(shown, ax=ax, shrink=0.8)
-    row = found.boxes.iloc[row]
-    fig.suptitle(f"{found.id}: {row['name']}, probability {row['score']:.2f}", fontsize=8)
-    return fig
+def simulated_answers(seeds, targets: int = 20, path: Path = TRAINED) -> list[tuple[Scene, Answer]]:
+    """Physical scenes (brightness left to chance) of the split "test" and what the classifier says of them.
+
+    Every candidate is kept, so that the answers can be judged. Computed once for the same seeds, weights and code.
+    """
+    scenes = [simulate_scene(targets, psnr=None, seed=seed) for seed in seeds]
+    parts = ("boxes", "chips", "importance", "attention")
+
+    def compute() -> dict:
+        model, found = Classifier.load(path), {}
+        for seed, scene in zip(seeds, runs.progress(scenes, "scenes"), strict=True):
+            one = answer(of_simulator(scene, f"scene {seed}"), model, overall=10**4, per_class=10**4)
+            found |= {f"{seed}/{part}": getattr(one, part) for part in parts}
+        return found | dict(names=list(token_names(model.network.config)))
+
+    found = runs.cached("scene_answers", compute, inputs=dict(weights=Path(path)),
+                        parameters=dict(seeds=list(seeds), targets=targets))
+    return [(scene, Answer(f"scene {seed}", scene.frames, **{part: found[f"{seed}/{part}"] for part in parts},
+                           names=tuple(found["names"]))) for seed, scene in zip(seeds, scenes, strict=True)]
 
 
-def write(found: Answer, out: Path, grid: int) -> list[Path]:
-    """detections/<id>.png, .csv, .json; heatmaps/<id>_<k>.png; fusion_weights/<id>.csv. Returns the paths."""
-    written = []
+def detected(psnr: float, seeds, targets: int = 20, k: float = 5.0) -> list[dict]:
+    """Candidates of simulated scenes in which every target has this peak signal-to-noise; nothing is classified.
 
-    def put(path: Path, writer) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.stem}.part{path.suffix}")
-        writer(part)
-        os.replace(part, path)
-        written.append(path)
+    One dict a scene: boxes (n, 4), scores (n,), truth (m, 4), tp, fp, fn at an overlap of one half in frame A.
+    """
+    def compute() -> dict:
+        out = {}
+        for seed in runs.progress(seeds, f"scenes at {psnr:g}"):
+            scene = simulate_scene(targets, psnr=psnr, seed=seed)
+            found = detect(scene.frames, k=k)
+            counts = box_matching(found.boxes_a, scene.boxes_a, found.scores)
+            out |= {f"{seed}/boxes": found.boxes_a, f"{seed}/scores": found.scores, f"{seed}/truth": scene.boxes_a}
+            out |= {f"{seed}/{name}": counts[name] for name in ("tp", "fp", "fn")}
+        return out
 
-    def picture(path: Path, fig) -> None:
-        put(path, lambda part: fig.savefig(part, dpi=150))
-        plt.close(fig)
+    found = runs.cached("scene_candidates", compute,
+                        parameters=dict(psnr=float(psnr), seeds=list(seeds), targets=targets, k=k))
+    return [{name: found[f"{seed}/{name}"] for name in ("boxes", "scores", "truth", "tp", "fp", "fn")}
+            for seed in seeds]
 
-    places = out / "detections"
-    picture(places / f"{found.id}.png", draw_overlay(found))
-    put(places / f"{found.id}.csv", lambda part: found.boxes.to_csv(part, index=False, float_format="%.6g"))
-    records = found.boxes.to_dict("records")
-    put(places / f"{found.id}.json", lambda part: part.write_text(json.dumps(dict(id=found.id, targets=records),
-                                                                            indent=1)))
-    table = pd.DataFrame(found.importance, columns=list(found.names))
-    table.insert(0, "target", np.arange(len(table)))
-    put(out / "fusion_weights" / f"{found.id}.csv", lambda part: table.to_csv(part, index=False, float_format="%.5g"))
-    for row in range(len(found.boxes)):
-        picture(out / "heatmaps" / f"{found.id}_{row:02d}.png", draw_heat(found, row, grid))
-    return written
+
+def judged(found: Answer, scene: Scene) -> pd.DataFrame:
+    """One row a true target: label, snr (peak, in the dimmer frame), row (of found.boxes, -1: missed), predicted."""
+    boxes = found.boxes[BOX_A].to_numpy(float)
+    match = box_matching(boxes, scene.boxes_a, found.boxes["score"].to_numpy(float))["match"]   # (n,)
+    row = np.full(len(scene.labels), -1)
+    row[match[match >= 0]] = np.flatnonzero(match >= 0)
+    predicted = [found.boxes["label"].iloc[i] if i >= 0 else "" for i in row]
+    return pd.DataFrame(dict(label=[CLASSES[k] for k in scene.labels], snr=scene.truth["snr"].min(1), row=row,
+                             predicted=predicted))
 
 
 def arguments(parser) -> None:
@@ -240,14 +270,26 @@ def arguments(parser) -> None:
 
 
 def _run(options) -> None:
+    from matplotlib import pyplot
+
+    from cmf.studies import overlay
+
     scenes = read_inference(options.images, options.sequences)
     model = Classifier.load(options.weights)
-    plt.switch_backend("agg")
-    total = 0
+    out = Path(options.out)
+    for folder in ("detections", "heatmaps", "fusion_weights"):
+        try:
+            (out / folder).mkdir(parents=True, exist_ok=True)
+        except OSError as reason:
+            raise OSError(f"{out} cannot be written ({reason.strerror}); give a folder of your own") from reason
+    if not os.access(out, os.W_OK):
+        raise OSError(f"{out} cannot be written (no permission); give a folder of your own")
+    pyplot.switch_backend("agg")
+    lines, total = [], 0
     for scene in runs.progress(scenes, "scenes"):
         found = answer(scene, model, options.threshold, options.top, options.per_class)
-        write(found, Path(options.out), model.backbone.grid)
+        overlay.write(found, out, model.backbone.grid)
         total += len(found.boxes)
-        print(f"{scene.id}: {len(found.boxes)} targets "
-              f"({', '.join(f'{n} {name}' for name, n in found.boxes['label'].value_counts().items())})")
-    print(f"{total} targets in {len(scenes)} scenes; see {Path(options.out) / 'detections'}")
+        kinds = ", ".join(f"{n} {NAMES[label]}" for label, n in found.boxes["label"].value_counts().items())
+        lines.append(f"{scene.id}: {len(found.boxes)} targets" + (f" ({kinds})" if kinds else ""))
+    print(*lines, f"{total} targets in {len(scenes)} scenes; see {out / 'detections'}", sep="\n")
