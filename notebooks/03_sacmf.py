@@ -226,7 +226,8 @@ if not simulated:
     print(shared.drop(columns="note").round(3).to_string(index=False))
     assert shared.mi.notna().any() and (shared.mi.dropna() >= 0).all()
     fig, ax = plots.figure(height=2.8)
-    sns.heatmap(shared.pivot(index="image", columns="sequence", values="mi"), annot=True, fmt=".2f", cmap="Blues", ax=ax,
+    wide = shared.pivot(index="image", columns="sequence", values="mi")
+    sns.heatmap(wide, annot=True, fmt=".2f", cmap="Blues", ax=ax,
                 annot_kws=dict(size=6), cbar_kws=dict(label="mutual information (nats)"))
     plots.save(fig, "ztf_mi", shared, simulated=False, claim="The modalities share information, and not all of it.")
     plt.show()
