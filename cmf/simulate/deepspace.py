@@ -11,11 +11,11 @@ of the sequence.
 |---|---|---|
 | two spheres | emissivity times area = flux R^2 / L(T) | flux and motion in frames, T in sequence |
 | sphere, plate | tumbling modulates the projected area | intensity sequence; weakly flux A against B |
-| sphere, platform | inside heat and a large heat capacity keep T steady in the shadow | T sequence |
+| sphere, platform | size, platforms are large; inside heat keeps T steady in the shadow | both |
 | sphere, float | a tiny heat capacity lets T jump at the shadow's edge | temperature sequence |
-| plate, platform | strength of modulation; steadiness of T | sequence |
+| plate, platform | size; strength of modulation; steadiness of T | both |
 | plate, float | strength of modulation; speed of cooling | sequence |
-| platform, float | heat capacity; internal heat | temperature sequence |
+| platform, float | size; heat capacity and internal heat | both |
 
 A body that stays in sunlight keeps its temperature whatever its heat capacity: then only the flux speaks.
 The names of the last three classes are this project's reading of the published label strings.
