@@ -98,6 +98,7 @@ def model(torch, **more):
     draw = torch.Generator().manual_seed(1)
     batch = dict(cells=torch.randn(40, 3, 5, generator=draw), steps=torch.randn(40, 2, 4, generator=draw),
                  labels=torch.arange(40) % 3)
+    network.fit_inputs(batch)
     token = network.copula
     token.table.fit(torch.randn(300, 5, generator=draw))
     token.theta.copy_(1 + torch.rand(3, 2, generator=draw))

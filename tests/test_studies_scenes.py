@@ -19,6 +19,14 @@ from cmf.studies import overlay, scenes
 SIDE = 256
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def model():
     return scenes.Classifier.load()

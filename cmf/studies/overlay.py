@@ -21,13 +21,13 @@ from cmf.studies.scenes import BOX_A, Answer, judged
 COLOUR = dict(zip(CLASSES, plots.COLOURS, strict=False))
 
 
-def _label_places(boxes: np.ndarray, sizes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Lower-left corners (n, 2) of labels of sizes (n, 2) beside boxes (n, 4), clear of each other where possible."""
-    taken, places = [tuple(box) for box in boxes], []
+def _label_places(boxes: np.ndarray, sizes: np.ndarray, shape: tuple[int, int], others=()) -> np.ndarray:
+    """Corners x, y (n, 2) of labels of sizes (n, 2) beside boxes (n, 4), clear of all and of `others` where possible."""
+    taken, places = [*map(tuple, boxes), *map(tuple, others)], []
     for (x0, y0, x1, y1), (w, h) in zip(boxes, sizes, strict=True):
         middle = (y0 + y1 - h) / 2
         tries = [(x1 + 2, middle), (x0 - 2 - w, middle), (x0, y0 - 2 - h), (x0, y1 + 2), (x1 - w, y0 - 2 - h),
-                 (x1 - w, y1 + 2)]
+                 (x1 - w, y1 + 2), (x1 + 2, y0 - h), (x1 + 2, y1)]
         clash = [sum(x < r and x + w > l and y < b and y + h > t for l, t, r, b in taken)
                  + 9 * (x < 0 or y < 0 or x + w > shape[1] or y + h > shape[0]) for x, y in tries]
         x, y = tries[int(np.argmin(clash))]
@@ -64,10 +64,13 @@ def draw_overlay(found: Answer, truth: Scene | None = None):
     true = [None if table is None else labels.get(i, "") for i in range(len(found.boxes))]
     captions = [_caption(row, name) for (_, row), name in zip(found.boxes.iterrows(), true, strict=True)]
     boxes = found.boxes[BOX_A].to_numpy(float) + [-pad, -pad, pad, pad]                  # (n, 4)
+    tail = found.boxes[["x_a", "y_a"]].to_numpy(float)
+    tip = tail + 6 * found.boxes[["dx", "dy"]].to_numpy(float)
+    arrows = np.concatenate([np.minimum(tail, tip), np.maximum(tail, tip)], 1)           # (n, 4)
     unit = w / side / 72                                                                 # pixels a point
     sizes = np.array([(2.95 * len(text) * unit, 7.5 * unit) for text in captions]).reshape(-1, 2)
     for (_, row), box, text, place, size in zip(found.boxes.iterrows(), boxes, captions,
-                                                _label_places(boxes, sizes, (h, w)), sizes, strict=True):
+                                                _label_places(boxes, sizes, (h, w), arrows), sizes, strict=True):
         colour = COLOUR.get(row["label"], "w")
         ax.add_patch(Rectangle(box[:2], *(box[2:] - box[:2]), fill=False, ec=colour, lw=1.3))
         ax.annotate("", (row["x_a"] + 6 * row["dx"], row["y_a"] + 6 * row["dy"]), (row["x_a"], row["y_a"]),
