@@ -22,7 +22,7 @@ COLOUR = dict(zip(CLASSES, plots.COLOURS, strict=False))
 
 
 def _label_places(boxes: np.ndarray, sizes: np.ndarray, shape: tuple[int, int], others=()) -> np.ndarray:
-    """Corners x, y (n, 2) of labels of sizes (n, 2) beside boxes (n, 4), clear of all and of `others` where possible."""
+    """Corners x, y (n, 2) of labels of sizes (n, 2) beside boxes (n, 4), clear of all and of `others` if possible."""
     taken, places = [*map(tuple, boxes), *map(tuple, others)], []
     for (x0, y0, x1, y1), (w, h) in zip(boxes, sizes, strict=True):
         middle = (y0 + y1 - h) / 2
@@ -131,7 +131,7 @@ def draw_heat(found: Answer, rows, grid: int):
                 ax.set_title(f"{what}, {frame}", fontsize=6.5, pad=2)
         chosen = found.boxes.iloc[row]
         fig.text(0.012, (base + block - 0.03) / high, f"{found.id}, {row}: {chosen['name']}, probability "
-                 f"{chosen['score']:.2f}; attention to \"{found.names[images + strongest]}\"", fontsize=6.5, va="top")
+                 f"{chosen['score']:.2f}; attention to {found.names[images + strongest]}", fontsize=6.5, va="top")
         ax = axes(0.33, base + 0.23, 3.13, 0.45)
         ax.bar(range(len(others)), found.importance[row, others], width=0.6,
                color=[plots.COLOURS[int(i >= images)] for i in others])
