@@ -25,6 +25,7 @@ from cmf.training import Recipe, Tensors, fit, parameters
 PATCHES = 4                       # sequence tokens beside the summary
 CHANNELS = 24                     # of an image token, after a projection fitted on training data
 RECIPE = Recipe(epochs=16, batch=128, lr=3e-3, weight_decay=0.3)
+PUBLISHED_RATE = 1e-3             # the published network's own learning rate; at the others' it does not train
 SPLITS = ("train", "validation", "test")
 
 
@@ -182,6 +183,8 @@ def predict(model: nn.Module, table: Tensors, **presence: torch.Tensor) -> dict[
 def train(arm: str, sets: dict[str, Tensors], seed: int, recipe: Recipe = RECIPE, run=None):
     """Train an arm; the epoch is chosen by macro F1 on "validation". Returns the model and the training result."""
     model, criterion = build(arm, sets["train"], seed)
+    if ARMS[arm] is None:
+        recipe = replace(recipe, lr=min(recipe.lr, PUBLISHED_RATE))
     truth = sets["validation"].columns["labels"].numpy()
 
     def score(model: nn.Module) -> float:
