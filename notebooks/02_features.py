@@ -49,6 +49,8 @@ from cmf.encoders.sequence import SUMMARY
 from cmf.simulate.deepspace import CLASSES, NAMES
 from cmf.studies import deepspace, worlds
 
+torch.set_num_threads(1)  # as in notebook 03, so that both make the same features
+
 # %% [markdown]
 # ## Data
 
