@@ -111,7 +111,7 @@ if simulated:
     fig, axes = plots.figure(1, 2, width=plots.PAGE, height=2.3)
     sns.lineplot(curves, x="epoch", y="classification", hue="arm", ax=axes[0])
     sns.lineplot(curves, x="epoch", y="score", hue="arm", ax=axes[1], legend=False)
-    axes[0].set(ylabel="cross-entropy on training batches (nats)", yscale="log")
+    axes[0].set(ylabel="training cross-entropy (nats)", ylim=(0, None))
     axes[1].set(ylabel="macro F1 on validation", ylim=(0, 1))
     axes[0].legend(title=None)
     plots.save(fig, "sacmf_learning", curves, claim="Training has settled before the last epoch.")

@@ -18,7 +18,7 @@
 # worse sensors and missing modalities?
 #
 # **Answer.** Fusing at all brings nearly everything; the corrected parts on top of late concatenation move macro F1 by
-# amounts that five seeds cannot tell from zero, and the published network is far behind.
+# amounts that five seeds cannot tell from zero (nominally downwards), and the published network is far behind.
 #
 # Three minutes on two CPU cores when nothing is cached; no GPU, no download. All data here are simulated.
 
@@ -104,8 +104,8 @@ plt.show()
 # ## Worse sensors and missing modalities
 #
 # The three networks of seed 0 see targets of the split "test" through other dials than they were trained with: peak
-# signal-to-noise of the frames, error of the temperatures, share of missing samples. Then a modality is withheld from
-# a share of the targets.
+# signal-to-noise of the frames (at one photometric scale), error of the temperatures, share of missing samples. Then a
+# modality is withheld from a share of the targets.
 
 # %%
 models = {arm: deepspace.trained(arm, sets, seed)[0] for arm in ("SA-CMF", "image only", "sequence only")}
@@ -116,8 +116,16 @@ withheld = robustness.shares_missing(models["SA-CMF"], sets["test"], np.linspace
 wide = swept.pivot_table(index=["dial", "value"], columns="arm", values="macro_f1")
 print(wide.round(2))
 
+# %% [markdown]
+# Missing samples are marked, and fusion stays above both single modalities. Noise is not marked: where it is several
+# times that of the training world, the fused network is worse than the modality that stayed good. The weights of the
+# tokens were learnt once; they do not see that a sensor has become worse.
+
 # %%
-assert (wide["SA-CMF"] > wide["image only"] - 0.02).all(), "a bad sequence pulls the fusion below the frames alone"
+best = wide[["image only", "sequence only"]].max(axis=1)
+print("fusion minus the better modality:")
+print((wide["SA-CMF"] - best).unstack(0).round(2).to_string(na_rep=""))
+assert (wide["SA-CMF"] > best).loc["missing"].all(), "missing samples pull the fusion below a single modality"
 assert (withheld.groupby("missing").macro_f1.min() > 1 / 6 + 0.1).all(), "a lone modality is near chance"
 
 # %%
@@ -127,18 +135,21 @@ for ax, (dial, group) in zip(axes, swept.groupby("dial", sort=False), strict=Fal
     for arm, rows in group.groupby("arm", sort=False):
         ax.plot(rows.value, rows.macro_f1, "o-", label=arm)
     ax.set(xlabel=labels[dial], xscale="log" if dial == "psnr" else "linear")
+axes[0].set_xticks(settings["psnr"], settings["psnr"])
+axes[0].minorticks_off()
 for name, rows in withheld.groupby("missing", sort=False):
     axes[3].plot(rows.share, rows.macro_f1, "o-", label=f"without {name}", color=plots.COLOURS[3 + (name == "image")])
 axes[3].set(xlabel="share of targets", ylim=(0, 1))
 axes[0].set_ylabel("macro F1")
-axes[0].legend(loc="lower right")
+axes[2].legend(loc="lower left")
 axes[3].legend(loc="lower left")
-plots.save(fig, "sacmf_robustness", dict(dials=swept, withheld=withheld), claim="Fusion stays above the frames alone.")
+plots.save(fig, "sacmf_robustness", dict(dials=swept, withheld=withheld),
+           claim="Fusion bears missing samples, and not noise that it was not trained with.")
 plt.show()
 
 # %% [markdown]
 # ## What would change this
 #
 # * Data in which the modalities repeat each other: the weights by redundancy have little to do where, as here, the
-#   mutual information between the tokens' scalars is a few hundredths of a nat.
+#   mutual information between the tokens' scalars stays below 0.2 nats (notebook 07).
 # * More seeds: with five, the smallest two-sided p of a paired test is 0.06.

@@ -21,8 +21,15 @@ from cmf.training import Tensors
 
 def seen(dials: Dials, projection: Projection, backbone: deepspace.Backbone, n: int, split: str = "test",
          seed: int = 1) -> Tensors:
-    """Features of `n` targets of `split` under these dials, as SA-CMF takes them, with labels; cached."""
+    """Features of `n` targets of `split` under these dials, as SA-CMF takes them, with labels; cached.
+
+    The dial `psnr` makes the same bodies brighter or fainter in counts. A sensor's exposure is known, so frames are
+    brought to the photometric scale of the default dials around their median; what remains is the noise.
+    """
     targets = from_simulator(simulate_targets(n, split, seed, dials))
+    level = np.median(targets.images, axis=(2, 3), keepdims=True)
+    scaled = level + (targets.images - level) * (Dials().psnr / max(dials.psnr, 1e-3))
+    targets = replace(targets, images=scaled.astype(np.float32))
 
     def compute() -> dict:
         columns = deepspace.image_features(targets, backbone.build(), projection)
