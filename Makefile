@@ -61,7 +61,7 @@ $(FIGURES): $(READY)
 notebooks: $(READY) ## write notebooks/*.ipynb: executed pairs of the .py sources, default parameters
 	+@$(if $(plan),$(book) figures $(call some,) --plan,$(RUN) -m cmf.book notebooks $(call some,) $(jobs))
 
-results: $(READY) ## recompute the long results that are committed below figures/ (hours; GPU if there is one)
+results: $(READY) ## recompute the long results that are committed below figures/ (forty minutes)
 	$(RUN) -m cmf.results --profile $(PROFILE)
 
 data: $(READY) ## list data sets and weights, where they are and how to get them
