@@ -183,6 +183,8 @@ def _inputs(job: Job, text: str) -> dict[str, str]:
     data = os.environ.get("CMF_DATA")
     for pattern in _patterns(text, job):
         base, rest = job.root, pattern
+        if pattern.startswith("$CMF_DATA/") and job.profile == "demo":
+            continue  # demo makes its own data; what lies elsewhere must not change it
         if pattern.startswith("$CMF_DATA/"):
             base, rest = data and Path(data).resolve(), pattern.removeprefix("$CMF_DATA/")
         files = sorted(glob.glob(rest, root_dir=base, recursive=True)) if base else []
