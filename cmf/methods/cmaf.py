@@ -1,0 +1,394 @@
+"""CMAF: video anomaly detection in which segments of a clip attend to the words of its captions, and back.
+
+The T segments of a video attend to the caption tokens under a mask, both with the encoding of their time in the
+clip; a gate weighs, segment by segment, vision against the words read; the result joins the visual stream through
+a residual that starts at zero, so the untrained network is its own visual baseline and text has to earn its
+place. Every segment has its own score. `CMAF` is the corrected method; `PublishedCMAF` keeps the published
+arithmetic, whose attention over one token is a constant, as an arm.
+
+Axes: B videos, T segments, L text tokens, H heads, d width.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmf.blocks.attention import Attention
+from cmf.losses import head_diversity, info_nce, top_k_bce
+
+ABSENT = -20.0  # logit of a segment that does not exist: a score of 2e-9
+
+
+@dataclass(frozen=True)
+class Config:
+    """The shape of a `CMAF` and its arms; stored with its weights and compared when they are loaded."""
+
+    visual: int                  # channels of a segment's image embedding
+    text: int                    # channels of a caption token
+    motion: int = 0              # channels of a segment's motion token; 0: none
+    width: int = 64              # d
+    heads: int = 4               # H
+    dropout: float = 0.1
+    text_dropout: float = 0.15   # share of training videos that lose their text
+    vision: bool = True          # False: segments know only their time, the text-only arm
+    use: str = "bidirectional"   # none | v_from_x | bidirectional: who attends whom
+    fusion: str = "gate"         # gate | sum | concat | none (what the segments read, without the context)
+    nearness: float = 1.0        # start of the slope of attention over distance in time; 0: no such bias
+    window: int = 3              # segments under the temporal convolution, odd; 1: no mixing over time
+
+    def __post_init__(self):
+        for name in ("visual", "text", "width", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.motion < 0:
+            raise ValueError(f"motion must be at least 0 channels, got {self.motion}")
+        if self.width % 2 or self.width % self.heads:
+            raise ValueError(f"width must be even and a multiple of {self.heads} heads, got {self.width}")
+        for name in ("dropout", "text_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is a share in [0, 1), got {getattr(self, name)}")
+        if self.use not in ("none", "v_from_x", "bidirectional"):
+            raise ValueError(f"use must be one of none, v_from_x, bidirectional, got {self.use!r}")
+        if self.fusion not in ("gate", "sum", "concat", "none"):
+            raise ValueError(f"fusion must be one of gate, sum, concat, none, got {self.fusion!r}")
+        if not self.vision and self.use == "none":
+            raise ValueError("without vision and without text nothing is left; set vision=True or use text")
+        if self.window < 1 or self.window % 2 == 0:
+            raise ValueError(f"window must be an odd number of segments, got {self.window}")
+
+
+class CMAF(nn.Module):
+    """The corrected method.
+
+    A batch is a dict: visual (B, T, Dv), and motion (B, T, Dm) where configured; segments (B, T) bool, True where
+    one exists, by default all; text (B, L, Dx), text_mask (B, L) bool and text_time (B, L), the time of a token's
+    caption as a share of the clip. The three text columns may be absent, and a video may have no token: a learned
+    null token then stands for its text, in column 0. `fit_inputs` should have seen the training data once.
+
+    The outputs, a dict: logits (B, T), far below zero where no segment exists; present (B, T) bool; video (B, d),
+    the mean segment before any text; and, where text is used: words (B, d), the mean token; has_text (B,) bool;
+    text_mask (B, L) bool, the tokens read; attention (B, H, T, L) from segments to words, its rows summing to one;
+    context (B, T, d), what the words give back; back (B, H, L, T) from words to segments, if bidirectional; gate
+    (B, T) in (0, 1), the mean weight of vision, if learned; temperature, of the alignment.
+
+    With `use="none"` the segments attend to one another in the place of the words: the visual-only arm keeps
+    nearly all parameters. At initialisation all arms with vision that share weights give equal scores.
+
+    Raises:
+        ValueError: a column that is missing or of another shape, times outside [0, 1], or a video whose attention
+            would have one key only, where its weights are a constant: one segment, or one token.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config, d = config, config.width
+        seen = config.visual + config.motion
+        attention = lambda: TimedAttention(d, config.heads, config.dropout, config.nearness)
+        self.scale = nn.ModuleDict(dict(segments=Standard(seen)))
+        self.embed = nn.ModuleDict(dict(segments=nn.Sequential(nn.Linear(seen, d), nn.LayerNorm(d))))
+        if config.use != "none":
+            self.scale["words"] = Standard(config.text)
+            self.embed["words"] = nn.Sequential(nn.Linear(config.text, d), nn.LayerNorm(d))
+            self.null = nn.Parameter(0.02 * torch.randn(d))
+            self.kind = nn.Parameter(0.02 * torch.randn(d))
+            self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
+        self.dropout = nn.Dropout(config.dropout)
+        self.read = attention()
+        self.back = attention() if config.use == "bidirectional" else None
+        self.weigh = nn.Linear(3 * d, d) if config.fusion == "gate" else None
+        self.join = nn.Linear(2 * d, d) if config.fusion == "concat" else None
+        self.out = nn.Linear(d, d)
+        self.gamma = nn.Parameter(torch.zeros(d))
+        self.norm = nn.LayerNorm(d)
+        self.mixer = nn.Conv1d(d, d, config.window, padding=config.window // 2) if config.window > 1 else None
+        self.head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(d, 1))
+
+    def fit_inputs(self, batch: dict[str, Tensor]) -> "CMAF":
+        """Take mean and spread of every input channel from the segments and tokens of training data."""
+        seen, present = self._segments(batch)
+        self.scale["segments"].fit(seen[present])
+        if self.config.use != "none":
+            words, mask, _ = self._words(batch)
+            self.scale["words"].fit(words[mask])
+        return self
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen, present = self._segments(batch)
+        v = self.embed["segments"](self.scale["segments"](seen))               # (B, T, d)
+        v = v if self.config.vision else torch.zeros_like(v)
+        rank = present.cumsum(1)
+        time = (rank - 0.5).clamp_min(0) / rank[:, -1:]                        # (B, T) shares of the clip
+        timed = self.dropout(v) + time_features(time, self.config.width)       # V', (B, T, d)
+        found = dict(present=present, video=mean(v, present))
+        if self.config.use == "none":
+            keys, mask, key_time = timed, present, time
+        else:
+            words, mask, key_time = self._words(batch)
+            x, mask, has = self._null(self.embed["words"](self.scale["words"](words)), mask)    # (B, L, d)
+            keys = self.dropout(x) + time_features(key_time, self.config.width) + self.kind     # X', (B, L, d)
+            found |= dict(words=mean(x, mask), has_text=has, text_mask=mask,
+                          temperature=self.log_temperature.exp().clamp(0.01, 1.0))
+        distance = (time[:, :, None] - key_time[:, None, :]).abs() * rank[:, -1, None, None]    # (B, T, L) segments
+        attended, attention = self.read(timed, keys, mask, distance)
+        if self.back is not None:
+            returned, back = self.back(keys, timed, present, distance.transpose(1, 2))
+            keys, found["back"] = keys + returned, back                        # X^, (B, L, d)
+        context = attention.mean(1) @ keys                                     # c_t = sum_l a_tl x^_l, (B, T, d)
+        fused = self._fuse(timed, timed + attended, context, found)            # f, (B, T, d)
+        e = self.norm(v + self.gamma * self.out(fused)) * present[..., None]
+        if self.mixer is not None:
+            e = e + self.dropout(F.gelu(self.mixer(e.transpose(1, 2)).transpose(1, 2)))
+        logits = self.head(e).squeeze(-1).masked_fill(~present, ABSENT)        # (B, T)
+        if self.config.use != "none":
+            found |= dict(attention=attention, context=context)
+        return dict(logits=logits, **found)
+
+    def _fuse(self, timed: Tensor, attended: Tensor, context: Tensor, found: dict[str, Tensor]) -> Tensor:
+        """V', V^ and the context, (B, T, d) each -> f (B, T, d); notes the gate in `found`."""
+        if self.weigh is not None:
+            g = self.weigh(torch.cat([attended, context, timed], -1)).sigmoid()
+            found["gate"] = g.mean(-1)                                         # (B, T)
+            return g * attended + (1 - g) * context
+        if self.join is not None:
+            return self.join(torch.cat([attended, context], -1))
+        return attended + context if self.config.fusion == "sum" else attended
+
+    def _segments(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Segment vectors (B, T, Dv + Dm) and which of them exist (B, T)."""
+        visual = column(batch, "visual", self.config.visual)
+        present = batch.get("segments")
+        if present is None:
+            present = torch.ones(visual.shape[:2], dtype=torch.bool, device=visual.device)
+        same_shape("segments", present, visual)
+        at_least_two(present, "segment", "cut the clip into shorter segments", none=False)
+        if self.config.motion:
+            motion = column(batch, "motion", self.config.motion)
+            same_shape("motion", motion[..., 0], visual)
+            visual = torch.cat([visual, motion], -1)
+        return visual.masked_fill(~present[..., None], 0.0), present
+
+    def _words(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (B, L, Dx), which of them exist (B, L) and their times (B, L); one that does not exist if no text."""
+        if "text" not in batch or batch["text"].shape[1] == 0:
+            some = batch["visual"]
+            return (some.new_zeros(len(some), 1, self.config.text),
+                    torch.zeros(len(some), 1, dtype=torch.bool, device=some.device), some.new_zeros(len(some), 1))
+        words = column(batch, "text", self.config.text)
+        if len(words) != len(batch["visual"]):
+            raise ValueError(f"text of {len(words)} videos beside {len(batch['visual'])} videos; give one row a video")
+        for name in ("text_mask", "text_time"):
+            if name not in batch:
+                raise ValueError(f"text comes without {name}; give it with shape {tuple(words.shape[:2])}")
+            same_shape(name, batch[name], words)
+        mask, time = batch["text_mask"], batch["text_time"].masked_fill(~batch["text_mask"], 0.0)
+        if not ((time >= 0) & (time <= 1)).all():
+            raise ValueError(f"text_time must be a share of the clip in [0, 1], got {float(time.min()):.3g} to "
+                             f"{float(time.max()):.3g}; divide seconds by the clip's length")
+        at_least_two(mask, "text token", "give the whole caption, or no text", none=True)
+        return words.masked_fill(~mask[..., None], 0.0), mask, time
+
+    def _null(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (B, L, d) with the null token in column 0 of videos without text; in training some lose theirs."""
+        has = mask.any(1)                                                      # (B,)
+        if self.training and self.config.text_dropout:
+            has = has & (torch.rand(len(has), device=has.device) >= self.config.text_dropout)
+        empty = torch.arange(mask.shape[1], device=mask.device)[None] == 0
+        empty = empty & ~has[:, None]                                          # (B, L)
+        return torch.where(empty[..., None], self.null.to(x.dtype), x), (mask & has[:, None]) | empty, has
+
+
+class TimedAttention(Attention):
+    """Attention that starts out preferring keys near in time: scores q k / sqrt(d / H) - slope_h * distance.
+
+    The slopes, one a head, are learned; they start at `nearness` / 2^h a segment, so that the first head sees its
+    neighbourhood and the last nearly the whole clip. The form is that of ALiBi (Press et al., ICLR 2022), whose
+    slopes are fixed.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, nearness: float):
+        super().__init__(width, heads, dropout)
+        self.slope = nn.Parameter(nearness * 0.5 ** torch.arange(heads).float()) if nearness else None
+
+    def forward(self, queries: Tensor, keys: Tensor, mask: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Attention`, with the distance in time of each query to each key, (B, Lq, Lk), in segments."""
+        split = lambda x: x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        q = split(self.query(queries))                                         # (B, H, Lq, d/H)
+        k, v = (split(x) for x in self.key_value(keys).chunk(2, -1))           # (B, H, Lk, d/H) each
+        scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5                  # (B, H, Lq, Lk)
+        if self.slope is not None:
+            scores = scores - self.slope[:, None, None] * distance[:, None]
+        weights = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min).softmax(-1)
+        mixed = self.dropout(weights) @ v                                      # (B, H, Lq, d/H)
+        return self.out(mixed.transpose(1, 2).flatten(-2)), weights
+
+
+class Standard(nn.Module):
+    """Input channels at mean 0 and deviation 1 over the training data; before `fit`, as they come."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+
+    def fit(self, x: Tensor) -> None:
+        """x (n, channels); a channel that does not vary keeps its scale."""
+        spread = x.float().std(0)
+        self.mean.copy_(x.float().mean(0))
+        self.deviation.copy_(torch.where(spread > 1e-6, spread, 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.deviation
+
+
+def time_features(time: Tensor, width: int) -> Tensor:
+    """Times (...) as shares of the clip -> sines and cosines (..., width) of 1/4 to 16 turns a clip."""
+    turns = 2.0 ** torch.linspace(-2, 4, width // 2, device=time.device)
+    angle = 2 * math.pi * time[..., None] * turns
+    return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+def mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean of vectors (B, N, d) over those that exist (B, N) -> (B, d); zero where none does."""
+    return (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+
+
+def column(batch: dict[str, Tensor], name: str, channels: int) -> Tensor:
+    """The column `name` (B, N, channels) of a batch, or a ValueError that says what came."""
+    if name not in batch:
+        raise ValueError(f"the batch has no {name}, only {sorted(batch)}; give it as (B, N, {channels})")
+    if batch[name].ndim != 3 or batch[name].shape[-1] != channels:
+        raise ValueError(f"{name} must be (B, N, {channels}), got {tuple(batch[name].shape)}; another encoder?")
+    return batch[name]
+
+
+def same_shape(name: str, given: Tensor, beside: Tensor) -> None:
+    """Raise ValueError unless `given` is (B, N) beside vectors (B, N, channels)."""
+    if given.shape != beside.shape[:2]:
+        raise ValueError(f"{name} must cover {tuple(beside.shape[:2])}, got {tuple(given.shape)}")
+
+
+def at_least_two(mask: Tensor, what: str, advice: str, none: bool) -> None:
+    """Raise ValueError where a row of `mask` (B, N) has one element only, or none unless `none`."""
+    count = mask.sum(1)
+    bad = (count == 1) | ((count == 0) & (not none))
+    if bad.any():
+        i = int(bad.int().argmax())
+        raise ValueError(f"video {i} of the batch has {int(count[i])} {what}(s), and attention needs at least two to "
+                         f"choose from; {advice}")
+
+
+def criterion(instances: float = 1.0, frames: float = 0.0, alignment: float = 0.1, diversity: float = 0.01,
+              smooth: float = 8e-4, sparse: float = 8e-5):
+    """The weighted sum of the loss terms, as the trainer wants it; each weight 0 or more.
+
+    instances: top-k cross-entropy with the video's label, `labels` (B,). frames: cross-entropy with `frame_labels`
+    (B, T), for fully labelled data alone. alignment: symmetric InfoNCE between a video and its own words, over the
+    videos that have some. diversity: of the heads that read the words. smooth: mean of (s_t - s_t+1)^2. sparse:
+    mean of s_t in anomalous videos; both as in Sultani et al. (CVPR 2018), eq. 6.
+    """
+
+    def loss(outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        logits, present, labels = outputs["logits"], outputs["present"], batch["labels"]
+        score, pairs = logits.float().sigmoid(), present[:, 1:] & present[:, :-1]
+        bad = present & (labels > 0.5)[:, None]
+        over = lambda x, where: (x * where).sum() / where.sum().clamp_min(1)
+        terms = dict(instances=top_k_bce(logits, labels, present),
+                     smooth=over((score[:, 1:] - score[:, :-1]).square(), pairs), sparse=over(score, bad))
+        weights = dict(instances=instances, smooth=smooth, sparse=sparse)
+        if frames:
+            each = F.binary_cross_entropy_with_logits(logits.float(), batch["frame_labels"], reduction="none")
+            terms["frames"], weights["frames"] = over(each, present), frames
+        if "attention" in outputs:
+            has = outputs["has_text"]
+            terms["alignment"] = info_nce(outputs["video"][has], outputs["words"][has], outputs["temperature"])
+            terms["diversity"] = head_diversity(outputs["attention"], present, outputs["text_mask"])
+            weights |= dict(alignment=alignment, diversity=diversity)
+        return terms | dict(loss=sum(weights[name] * term for name, term in terms.items()))
+
+    return loss
+
+
+class PublishedCMAF(nn.Module):
+    """The published network: one mean image vector and one text vector a video, hence attention over one key.
+
+    The batch is that of `CMAF` (at least the visual columns); of its text the mean token of the first caption
+    (`text_caption`, (B, L) int) is read, zero without text. The width is that of the visual vectors, as the
+    residual demands. The weights of both attentions are the constant 1: the queries and their projections do not
+    influence the output and get no gradient, 27.6 % of the fusion's parameters.
+
+    The outputs: logits (B, T), the video's logit on each of its segments; score (B,), that logit; attention
+    (B, H, 1, 1) of vision to text and back; similarity (B,), the cosine of the alignment term, without gradient.
+    """
+
+    def __init__(self, visual: int = 512, text: int = 768, heads: int = 8, frames: int = 8):
+        super().__init__()
+        d, self.frames = visual, frames
+        project = lambda c: nn.Sequential(nn.Linear(c, d), nn.LayerNorm(d), nn.ReLU(), nn.Dropout(0.1))
+        attend = lambda: nn.MultiheadAttention(d, heads, dropout=0.1, batch_first=True)
+        self.fusion = nn.ModuleDict(dict(
+            visual=project(visual), text=project(text), to_text=attend(), to_visual=attend(), gate=nn.Linear(2 * d, d),
+            final=nn.Sequential(*project(d), nn.Linear(d, d))))
+        step = lambda a, b, p: (nn.Linear(a, b), nn.LayerNorm(b), nn.ReLU(), nn.Dropout(p))
+        self.head = nn.Sequential(*step(d, d // 2, 0.2), *step(d // 2, d // 4, 0.1), nn.Linear(d // 4, 1))
+        for layer in (self.fusion["visual"][0], self.fusion["text"][0], self.fusion["final"][0]):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        part = self.fusion
+        raw, present = mean_frame(batch, self.frames)                          # (B, d)
+        mask = batch["text_mask"] & (batch["text_caption"] == first_caption(batch))
+        v, t = part["visual"](raw)[:, None], part["text"](mean(batch["text"], mask))[:, None]   # (B, 1, d)
+        a_v, to_text = part["to_text"](v, t, t, average_attn_weights=False)
+        a_t, to_visual = part["to_visual"](t, v, v, average_attn_weights=False)
+        g = part["gate"](torch.cat([a_v, a_t], -1)).sigmoid()
+        fused = part["final"](g * a_v + (1 - g) * a_t)[:, 0]
+        score = self.head(raw + fused).squeeze(-1)                             # (B,)
+        return dict(logits=repeated(score, present), score=score, present=present, attention=to_text, back=to_visual,
+                    similarity=F.cosine_similarity(raw, t[:, 0], dim=-1).detach())
+
+
+class PublishedBaseline(nn.Module):
+    """The published visual baseline: the mean image vector of 16 frames through two layers."""
+
+    def __init__(self, visual: int = 512, frames: int = 16):
+        super().__init__()
+        self.frames = frames
+        self.head = nn.Sequential(nn.Linear(visual, visual // 2), nn.ReLU(), nn.Dropout(0.1), nn.Linear(visual // 2, 1))
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        raw, present = mean_frame(batch, self.frames)
+        score = self.head(raw).squeeze(-1)
+        return dict(logits=repeated(score, present), score=score, present=present)
+
+
+def mean_frame(batch: dict[str, Tensor], frames: int) -> tuple[Tensor, Tensor]:
+    """Mean (B, Dv) of `frames` evenly spaced segments, first and last included, and which exist (B, T)."""
+    visual = batch["visual"]
+    present = batch.get("segments", torch.ones(visual.shape[:2], dtype=torch.bool, device=visual.device))
+    share = torch.linspace(0, 1, frames, device=visual.device)
+    rank = (share * (present.sum(1, keepdim=True) - 1)).long()                 # (B, frames) floor, as published
+    place = present.long().argsort(dim=1, descending=True, stable=True).gather(1, rank)
+    return visual.gather(1, place[..., None].expand(-1, -1, visual.shape[-1])).mean(1), present
+
+
+def first_caption(batch: dict[str, Tensor]) -> Tensor:
+    """The lowest caption number among the tokens of each video, (B, 1)."""
+    number = batch["text_caption"]
+    return number.masked_fill(~batch["text_mask"], torch.iinfo(number.dtype).max).amin(1, keepdim=True)
+
+
+def repeated(score: Tensor, present: Tensor) -> Tensor:
+    """Logits (B,) of videos on each of their segments, (B, T)."""
+    return score[:, None].expand(present.shape).masked_fill(~present, ABSENT)
+
+
+def published_criterion(outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Cross-entropy with the video's label + 0.1 |s - 0.5|, s without gradient: a constant to the optimiser."""
+    terms = dict(classification=F.binary_cross_entropy_with_logits(outputs["score"], batch["labels"]))
+    if "similarity" in outputs:
+        terms["alignment"] = (outputs["similarity"].detach() - 0.5).abs().mean()
+    return terms | dict(loss=terms["classification"] + 0.1 * terms.get("alignment", 0.0))
