@@ -55,19 +55,27 @@ def _shadow(place: Place, x, z):
         enter = np.maximum(np.minimum(enter_a, leave_a), np.minimum(enter_l, leave_l))
         leave = np.minimum(np.maximum(enter_a, leave_a), np.maximum(enter_l, leave_l))
         shade |= (np.maximum(enter, 0) < np.minimum(leave, b.height))
-    leafy = texture(place.texture + 9, -1.6)
+    flat = np.hypot(sx, sz)
+    leafy = texture(place.texture // 1000, -1.2)
     for item in place.trees:
         if item.kind != "tree":
             continue
         up = 0.5 * (item.base + item.height)
         dx, dz = x + sx / sy * up - item.x, z + sz / sy * up - item.z
+        near = np.flatnonzero(dx * dx + dz * dz < (1.1 * item.spread) ** 2)
+        dx, dz = dx[near], dz[near]
         reach = np.hypot(dx, dz) / (1.1 * item.spread)
         spots = leafy[(dz * 18).astype(int) % 512, (dx * 18).astype(int) % 512]
-        shade |= (reach < 1.0) & (spots > -1.0 + 0.8 * reach)
-        t = np.clip(-(x - item.x) * sx - (z - item.z) * sz, 0, None)      # the trunk's shadow
-        shade |= (np.hypot(x - item.x + t * sx / (sx * sx + sz * sz), z - item.z + t * sz / (sx * sx + sz * sz)) < .2) \
-            & (t > 0) & (t < item.height * np.hypot(sx, sz) ** 2 / sy)
+        shade[near] |= spots > -1.0 + 0.8 * reach
+        aside = np.abs((x - item.x) * sz - (z - item.z) * sx) / flat       # the trunk's shadow
+        along_sun = -((x - item.x) * sx + (z - item.z) * sz) / flat
+        shade |= (aside < 0.16) & (along_sun > 0) & (along_sun < item.height * flat / sy)
     return shade
+
+
+@lru_cache(maxsize=256)
+def _lamps(place: Place) -> np.ndarray:
+    return np.array([lamp for lamp in place.lamps if lamp[2] < 80]).reshape(-1, 3)
 
 
 def irradiance(place: Place, light: str, weather: str, x, y, z, normal, shade=None, leaf=None):
@@ -84,18 +92,18 @@ def irradiance(place: Place, light: str, weather: str, x, y, z, normal, shade=No
             facing = facing * ~shade
         total = total + sun * cloud * facing[..., None] * np.array((1.0, .93, .80))
     power = LAMP_POWER[light]
-    if power:
-        for lx, ly, lz in place.lamps:
-            if lz > 90:
-                continue
-            ox, oy, oz = lx - x, ly - y, lz - z
-            r2 = ox * ox + oy * oy + oz * oz + 1.0
-            r = np.sqrt(r2)
-            cosine = np.clip((ox * normal[..., 0] + oy * normal[..., 1] + oz * normal[..., 2]) / r, 0, None)
-            if leaf is not None:
-                cosine = np.where(leaf, 0.3 + 0.7 * cosine, cosine)
-            down = np.clip(oy / r, 0, 1) ** 1.5                        # lamps shine downwards
-            total = total + (power * 6.0 * cosine * (0.15 + down) / r2)[..., None] * np.array(place.lamp_colour)
+    lamps = _lamps(place)
+    if power and len(lamps):
+        many = (slice(None), *(None,) * np.ndim(x))
+        ox, oy, oz = (lamps[:, k][many] - c for k, c in enumerate((x, y, z)))        # (lamps, ...)
+        r2 = ox * ox + oy * oy + oz * oz + 1.0
+        r = np.sqrt(r2)
+        cosine = np.maximum((ox * normal[..., 0] + oy * normal[..., 1] + oz * normal[..., 2]) / r, 0)
+        if leaf is not None:
+            cosine = np.where(leaf, 0.3 + 0.7 * cosine, cosine)
+        down = np.maximum(oy / r, 0)                                   # lamps shine downwards
+        total = total + (power * 6.0 * (cosine * (0.15 + down * np.sqrt(down)) / r2).sum(0))[..., None] \
+            * np.array(place.lamp_colour)
     return total
 
 
@@ -104,7 +112,7 @@ def _sky(place, light, weather, rays):
     up = np.clip(dy / np.sqrt(dx * dx + dy * dy + dz * dz), 0, 1)
     hue = np.array(LIGHT[light][2])
     level = {"day": 1.1, "dusk": 0.17, "night": 0.0022}[light]
-    field = texture(place.texture + 10, -3.0)
+    field = texture(place.texture // 1000, -3.0)
     cloud = field[(120 * up).astype(int) % 512, (90 * np.arctan2(dx, dz)).astype(int) % 512]
     cover = np.clip(0.5 + 0.6 * cloud, 0, 1) if weather == "clear" else np.ones_like(cloud) * 0.9 + 0.05 * cloud
     blue = np.stack((1.0 - 0.9 * up, 1.0 - 0.55 * up, 1.05 - 0.15 * up), -1)

@@ -5,6 +5,8 @@ A shape's colour is radiance (3,) or (h, w, 3); its heat is band radiance, a num
 """
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 SOFT = 2.2                         # pixels, width of an edge in the infrared, where optics blur
@@ -17,6 +19,8 @@ class Canvas:
         self.visible, self.infrared, self.hides = visible, infrared, hides
         self.owner = np.zeros(infrared.shape, np.int16)
         self.whole = np.zeros(infrared.shape, bool)     # pixels of the actor at work, hidden ones too
+        self.columns = np.arange(infrared.shape[1], dtype=np.float32)[None]
+        self.rows = np.arange(infrared.shape[0], dtype=np.float32)[:, None]
         self.actor, self.depth = 0, 0.0
         self.bounds = [np.inf, np.inf, -np.inf, -np.inf]
 
@@ -42,24 +46,23 @@ class Canvas:
         top, bottom = max(int(y0) - 2, 0), min(int(y1) + 4, height)
         if left >= right or top >= bottom or x1 < -2 or y1 < -2:
             return None
-        return (slice(top, bottom), slice(left, right)), np.arange(left, right, dtype=np.float32)[None], \
-            np.arange(top, bottom, dtype=np.float32)[:, None]
+        return (slice(top, bottom), slice(left, right)), self.columns[:, left:right], self.rows[top:bottom]
 
     def put(self, where, distance, colour, heat, opacity=1.0, heat_opacity=None, marks=True):
         """Composite one shape: distance in pixels, negative inside. Pixels behind nearer static things stay."""
         free = self.hides[where] > self.depth
-        inside = distance < 0
         if marks:
+            inside = distance < 0
             self.whole[where] |= inside
-            self.owner[where][inside & free] = self.actor
-        alpha = np.clip(0.5 - distance, 0.0, 1.0) * free
+            np.copyto(self.owner[where], self.actor, where=inside & free)
         if colour is not None:
             part = self.visible[where]
-            part += (alpha * opacity)[..., None] * (colour - part)
+            alpha = np.minimum(np.maximum(0.5 - distance, 0.0), 1.0) * (free * np.float32(opacity))
+            part += alpha[..., None] * (colour - part)
         if heat is not None:
             part = self.infrared[where]
-            alpha = np.clip(0.5 - distance / SOFT, 0.0, 1.0) * free
-            part += alpha * (opacity if heat_opacity is None else heat_opacity) * (heat - part)
+            alpha = np.minimum(np.maximum(0.5 - distance / SOFT, 0.0), 1.0) * free
+            part += alpha * (np.float32(heat) - part) * (opacity if heat_opacity is None else heat_opacity)
 
     def blend(self, where, alpha, colour, heat_alpha, heat, marks=None):
         """Composite textures: opacities (h, w) of the two bands, colour and heat; marks (h, w) bool owns pixels."""
@@ -70,7 +73,7 @@ class Canvas:
         part += heat_alpha * free * (heat - part)
         if marks is not None:
             self.whole[where] |= marks
-            self.owner[where][marks & free] = self.actor
+            np.copyto(self.owner[where], self.actor, where=marks & free)
 
     def glow(self, x, y, radius, colour):
         """Add light around a lamp or a flame, in the visible only."""
@@ -83,7 +86,7 @@ class Canvas:
 
 def capsule(canvas, a, b, ra, rb, colour, heat, light=None, **put):
     """A rounded limb from a to b with radii in pixels; light (2,): direction on the picture that brightens a side."""
-    (ax, ay), (bx, by) = a, b
+    ax, ay, bx, by, ra, rb = (float(v) for v in (*a, *b, ra, rb))
     r = max(ra, rb)
     found = canvas.box(min(ax, bx) - r, min(ay, by) - r, max(ax, bx) + r, max(ay, by) + r)
     if not found:
@@ -91,50 +94,63 @@ def capsule(canvas, a, b, ra, rb, colour, heat, light=None, **put):
     where, columns, rows = found
     px, py = columns - ax, rows - ay
     dx, dy = bx - ax, by - ay
-    t = np.clip((px * dx + py * dy) / (dx * dx + dy * dy + 1e-6), 0.0, 1.0)
+    length2 = dx * dx + dy * dy + 1e-6
+    t = px * (dx / length2) + py * (dy / length2)
+    t = np.minimum(np.maximum(t, 0.0, out=t), 1.0, out=t)
     ox, oy = px - t * dx, py - t * dy
     radius = ra + t * (rb - ra)
-    off = np.hypot(ox, oy)
-    if light is not None:
-        side = (ox * light[0] + oy * light[1]) / np.maximum(radius, 0.5)
-        round_ = np.clip(off / np.maximum(radius, 0.5), 0, 1) ** 2
-        colour = np.clip(1.0 + 0.55 * side - 0.2 * round_, 0.25, 1.7)[..., None] * colour
+    off = np.sqrt(ox * ox + oy * oy)
+    if light is not None and r > 0.8:
+        size = 1.0 / np.maximum(radius, 0.5)
+        side = (ox * (0.55 * light[0]) + oy * (0.55 * light[1])) * size
+        shade = np.minimum(np.maximum(1.0 + side - 0.2 * (off * size) ** 2, 0.25), 1.7)
+        colour = shade[..., None] * np.asarray(colour, np.float32)
+    elif colour is not None:
+        colour = np.asarray(colour, np.float32)
     canvas.put(where, off - radius, colour, heat, **put)
 
 
 def ellipse(canvas, centre, rx, ry, colour, heat, light=None, **put):
     """An upright ellipse with half axes in pixels."""
-    x, y = centre
+    x, y, rx, ry = float(centre[0]), float(centre[1]), max(float(rx), 0.3), max(float(ry), 0.3)
     found = canvas.box(x - rx, y - ry, x + rx, y + ry)
     if not found:
         return
     where, columns, rows = found
-    u, v = (columns - x) / max(rx, 0.3), (rows - y) / max(ry, 0.3)
-    off = np.hypot(u, v)
-    if light is not None:
-        colour = np.clip(1.0 + 0.5 * (u * light[0] + v * light[1]) - 0.15 * off, 0.25, 1.7)[..., None] * colour
+    u, v = (columns - x) / rx, (rows - y) / ry
+    off = np.sqrt(u * u + v * v)
+    colour = np.asarray(colour, np.float32)
+    if light is not None and rx > 0.8:
+        colour = np.clip(1.0 + 0.5 * (u * float(light[0]) + v * float(light[1])) - 0.15 * off, 0.25, 1.7)[..., None] \
+            * colour
     canvas.put(where, (off - 1.0) * min(rx, ry), colour, heat, **put)
 
 
 def _inside(points, columns, rows):
-    """Signed distance to a convex polygon, None where it has no area."""
-    ahead = np.roll(points, -1, axis=0) - points
-    area = float(np.sum(points[:, 0] * np.roll(points[:, 1], -1) - points[:, 1] * np.roll(points[:, 0], -1)))
+    """Signed distance to a convex polygon, given as a list of (x, y); None where it has no area."""
+    ends = points[1:] + points[:1]
+    area = sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in zip(points, ends, strict=True))
     if abs(area) < 0.3:
         return None
     sign, distance = (1.0 if area > 0 else -1.0), None
-    for (px, py), (dx, dy) in zip(points.tolist(), ahead.tolist(), strict=True):
-        length = (dx * dx + dy * dy) ** 0.5
+    for (x0, y0), (x1, y1) in zip(points, ends, strict=True):
+        length = math.hypot(x1 - x0, y1 - y0)
         if length > 1e-3:
-            edge = sign * (dy / length * (columns - px) - dx / length * (rows - py))
-            distance = edge if distance is None else np.maximum(distance, edge)
+            nx, ny = sign * (y1 - y0) / length, -sign * (x1 - x0) / length
+            edge = nx * columns + (ny * rows - (nx * x0 + ny * y0))
+            distance = edge if distance is None else np.maximum(distance, edge, out=distance)
     return distance
+
+
+def _bounds(points):
+    xs, ys = zip(*points, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
 
 
 def polygon(canvas, points, colour, heat, shade=None, **put):
     """A convex polygon (n, 2), either orientation. shade: brightness at its top and at its bottom."""
-    points = np.asarray(points, np.float32)
-    x0, y0, x1, y1 = (float(v) for v in (*points.min(0), *points.max(0)))
+    points = [(float(x), float(y)) for x, y in points]
+    x0, y0, x1, y1 = _bounds(points)
     found = canvas.box(x0, y0, x1, y1)
     if not found:
         return
@@ -144,15 +160,17 @@ def polygon(canvas, points, colour, heat, shade=None, **put):
         return
     if shade is not None:
         t = np.clip((rows - y0) / max(y1 - y0, 1.0), 0.0, 1.0)
-        colour = np.broadcast_to((shade[0] + t * (shade[1] - shade[0]))[..., None] * colour, (*distance.shape, 3))
+        colour = (shade[0] + t * (shade[1] - shade[0]))[..., None] * np.asarray(colour, np.float32)
+    elif colour is not None:
+        colour = np.asarray(colour, np.float32)
     canvas.put(where, distance, colour, heat, **put)
 
 
 def light_ground(canvas, ground, points, soft, amount, light=None, heat=0.0):
     """A soft convex patch (n, 2) on the ground: darker by the share `amount`, or lit by adding `light` (3,) times
     what is there; `heat` is added to the infrared. soft: width of its edge, pixels."""
-    points = np.asarray(points, np.float32)
-    x0, y0, x1, y1 = (float(v) for v in (*points.min(0), *points.max(0)))
+    points = [(float(x), float(y)) for x, y in points]
+    x0, y0, x1, y1 = _bounds(points)
     found = canvas.box(x0 - soft, y0 - soft, x1 + soft, y1 + soft)
     if not found:
         return
@@ -172,7 +190,8 @@ def light_ground(canvas, ground, points, soft, amount, light=None, heat=0.0):
 def disc(canvas, centre, u, v, colour, heat, ring=0.0, **put):
     """A circle seen obliquely: u and v (2,) are its two radii projected onto the picture, in pixels.
     ring: width of a hoop in pixels instead of the full circle."""
-    rx, ry = float(np.hypot(u[0], v[0])), float(np.hypot(u[1], v[1]))
+    centre, u, v = ([float(c) for c in p] for p in (centre, u, v))
+    rx, ry = math.hypot(u[0], v[0]), math.hypot(u[1], v[1])
     found = canvas.box(centre[0] - rx, centre[1] - ry, centre[0] + rx, centre[1] + ry)
     area = u[0] * v[1] - u[1] * v[0]
     if not found or abs(area) < 0.05:
@@ -180,10 +199,10 @@ def disc(canvas, centre, u, v, colour, heat, ring=0.0, **put):
     where, columns, rows = found
     px, py = columns - centre[0], rows - centre[1]
     a, b = (px * v[1] - py * v[0]) / area, (py * u[0] - px * u[1]) / area
-    off = np.hypot(a, b)
-    slender = abs(area) / max(np.hypot(*u), np.hypot(*v), 1e-3)
+    off = np.sqrt(a * a + b * b)
+    slender = abs(area) / max(math.hypot(*u), math.hypot(*v), 1e-3)
     distance = (off - 1.0) * slender
     if ring:
-        radius = np.hypot(px, py) / np.maximum(off, 1e-3)
+        radius = np.sqrt(px * px + py * py) / np.maximum(off, 1e-3)
         distance = np.abs(off - 1.0) * np.maximum(radius, slender) - 0.5 * ring
     canvas.put(where, distance, colour, heat, **put)

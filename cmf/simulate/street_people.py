@@ -50,6 +50,7 @@ def skeleton(actor: Actor) -> dict[str, np.ndarray]:
     spine = up * np.cos(lean) + forward * np.sin(lean)
     neck = pelvis + spine * 0.30 * height
     joints = {"pelvis": pelvis, "neck": neck, "head": neck + (spine * .7 + up * .3) * 0.105 * height}
+    toe = frame(actor)[0] * 0.07 * height * (actor.pose != "lie")
     for side, sign, i in (("left", -1, 0), ("right", 1, 1)):
         hips = pelvis + right * sign * 0.052 * height
         knees = hips + down(thigh[i]) * 0.25 * height
@@ -57,6 +58,7 @@ def skeleton(actor: Actor) -> dict[str, np.ndarray]:
         elbows = shoulder + (down(arm[i]) + right * sign * 0.10) * 0.17 * height
         joints |= {f"{side} hip": hips, f"{side} knee": knees,
                    f"{side} foot": knees + down(thigh[i] - knee[i]) * 0.25 * height,
+                   f"{side} toe": knees + down(thigh[i] - knee[i]) * 0.25 * height + toe,
                    f"{side} shoulder": shoulder, f"{side} elbow": elbows,
                    f"{side} hand": elbows + down(arm[i] + elbow[i]) * 0.16 * height}
     return joints
@@ -99,7 +101,7 @@ def draw(stage: Stage, actor: Actor):
 
     shirt, trousers, skin = (np.array(c) * falls for c in (look.paint, look.second, look.skin))
     hair, shoe = np.array(look.hair) * falls, np.array((.03, .03, .03)) * falls
-    sleeve = look.look_short if hasattr(look, "look_short") else actor.look % 3 == 0
+    sleeve = actor.look % 3 == 0                           # short sleeves
     canvas, r = stage.canvas, scale
     parts = []
     for side in ("left", "right"):
@@ -112,9 +114,7 @@ def draw(stage: Stage, actor: Actor):
         a, b, c = (pixels[f"{side} {n}"] for n in ("hip", "knee", "foot"))
         capsule(canvas, a, b, .052 * r, .038 * r, trousers, heat(warm * .95), light)
         capsule(canvas, b, c, .038 * r, .024 * r, trousers * .93, heat(warm * .8), light)
-        toe = stage.project([joints[f"{side} foot"] + frame(actor)[0] * 0.07 * TALL * actor.size
-                             * (actor.pose != "lie")])[0]
-        capsule(canvas, c, toe, .022 * r, .02 * r, shoe, heat(warm * .35))
+        capsule(canvas, c, pixels[f"{side} toe"], .022 * r, .02 * r, shoe, heat(warm * .35))
 
     def arm(side):
         a, b, c = (pixels[f"{side} {n}"] for n in ("shoulder", "elbow", "hand"))

@@ -6,6 +6,7 @@ A place's road runs at an angle to z: `Place.point(across, along)` turns road co
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -78,6 +79,9 @@ class Place:
     texture: int                   # seed of its textures
     slope: float = field(default=-2.0)                   # exponent of its textures' power spectrum
 
+    def __hash__(self):
+        return hash((self.split, self.number, self.yaw))
+
     def point(self, across: float, along: float) -> tuple[float, float]:
         """World x and z of the point `across` m to the right of the road's axis and `along` m ahead."""
         c, s = np.cos(self.yaw), np.sin(self.yaw)
@@ -91,12 +95,13 @@ class Place:
     def project(self, points, size):
         """Pixels of world points: (n, 3) -> (n, 2) columns and rows, and (n,) the distance along the optical axis."""
         points = np.asarray(points, float)
-        c, s = np.cos(self.pitch), np.sin(self.pitch)
+        c, s, f = math.cos(self.pitch), math.sin(self.pitch), self.focal * size[0]
         up, depth = points[..., 1] - self.height, points[..., 2]
         axis = np.maximum(depth * c - up * s, 0.05)
-        f = self.focal * size[0]
-        return np.stack((0.5 * size[1] + f * points[..., 0] / axis - 0.5,
-                         0.5 * size[0] - f * (up * c + depth * s) / axis - 0.5), axis=-1), axis
+        out = np.empty((*axis.shape, 2))
+        out[..., 0] = 0.5 * size[1] - 0.5 + f * points[..., 0] / axis
+        out[..., 1] = 0.5 * size[0] - 0.5 - f * (up * c + depth * s) / axis
+        return out, axis
 
     def rays(self, size):
         """Directions of all pixels with unit step along the optical axis: x, y, z, each (H, W)."""

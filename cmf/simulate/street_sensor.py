@@ -22,7 +22,7 @@ def band_radiance(kelvin):
     return (np.asarray(kelvin, np.float32) / np.float32(300.0)) ** np.float32(4.5)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=96)
 def texture(seed: int, slope: float = -2.0, side: int = TILE) -> np.ndarray:
     """A periodic random field with power spectrum f^slope, mean 0, standard deviation 1: float32 (side, side)."""
     rng = np.random.default_rng((5, seed))

@@ -31,9 +31,12 @@ class Surfaces:
 
 
 def sample(seed, u, v, per_metre, slope=-2.0):
-    """Texture values at surface coordinates in m, `per_metre` texels for each."""
-    field = texture(seed, slope)
-    return field[(v * per_metre).astype(np.int64) % TILE, (u * per_metre).astype(np.int64) % TILE]
+    """Texture values at surface coordinates in m, `per_metre` texels for each. A split (thousands of the seed) has
+    one texture for each slope; the seed's other digits say where in it to look."""
+    field = texture(seed // 1000, slope).ravel()
+    down = np.floor(v * per_metre + seed * 37 % TILE).astype(np.int32) & (TILE - 1)
+    across = np.floor(u * per_metre + seed * 91 % TILE).astype(np.int32) & (TILE - 1)
+    return field[down * TILE + across]
 
 
 def _lines(coordinate, period, width, blur):
@@ -110,13 +113,14 @@ def _walls(place: Place, s: Surfaces, f: float):
                 hit = (t > 0.3) & (t < s.depth) & (u >= 0) & (u < width) & (up > 0) & (up < b.height)
                 if hit.any():
                     normal = (-b.side * c, 0, b.side * sn) if facing == "front" else (-sn, 0, -c)
-                    _facade(s, b, hit, u[hit], up[hit], t[hit], width, normal, f, place.slope, facing == "front")
+                    _facade(s, b, hit, u[hit], up[hit], t[hit], width, normal, f, place, facing == "front")
 
 
-def _facade(s, b, hit, u, up, t, width, normal, f, slope, front):
+def _facade(s, b, hit, u, up, t, width, normal, f, place, front):
+    base, slope = place.texture // 1000 * 1000, place.slope
     foot = t / f
-    tone = np.exp(0.10 * sample(b.seed % 997, u, up, 30, slope) / (1 + 5 * foot)
-                  + 0.16 * sample(b.seed % 991, u, up, 4, -2.6))
+    tone = np.exp(0.10 * sample(base + b.seed % 997, u, up, 30, slope) / (1 + 5 * foot)
+                  + 0.16 * sample(base + b.seed % 991, u, up, 4, -2.6))
     if b.material == 1:                                    # bricks: courses that fade with distance
         tone = tone * (1 - 0.35 * np.maximum(_lines(up, 0.09, .015, foot), _lines(u + 0.11 * ((up // .09) % 2), .23,
                                                                                  .012, foot)))
@@ -124,7 +128,7 @@ def _facade(s, b, hit, u, up, t, width, normal, f, slope, front):
         tone = tone * (1 - 0.45 * np.maximum(_lines(up, b.storey, .05, foot), _lines(u, b.bay, .04, foot)))
     tone = tone * (1 - 0.30 * np.exp(-up / 0.5))          # dirt near the ground
     colour = np.array(b.colour) * tone[..., None]
-    kelvin = np.zeros((u.size, 3)) + (4.5, 1.0, 2.2) + (0.7 * sample(b.seed % 983, u, up, 3, -2.6))[..., None]
+    kelvin = np.zeros((u.size, 3)) + (4.5, 1.0, 2.2) + (0.7 * sample(base + b.seed % 983, u, up, 3, -2.6))[..., None]
     # windows
     storey, bay = np.floor(up / b.storey).astype(int), np.floor(u / b.bay).astype(int)
     pu, pv = u / b.bay - bay, up / b.storey - storey
@@ -165,7 +169,7 @@ def _skyline(place: Place, s: Surfaces):
     """Trees and houses that close the street far away."""
     dx, dy, dz = s.rays
     angle = np.arctan2(dx, dz)
-    row = texture(place.texture + 5, -2.0)[7]
+    row = texture(place.texture // 1000, -2.0)[place.texture % 1000 * 7 % TILE]
     height = 9 + 4 * row[(angle * 60).astype(int) % TILE] + 2.5 * row[(angle * 500).astype(int) % TILE]
     far = (s.kind == SKY) & (dy < height / 160.0) | (s.kind == GROUND) & (s.depth > 160)
     tone = np.exp(0.5 * sample(place.texture + 6, angle * 100, dy * 100, 1.5, -1.8))

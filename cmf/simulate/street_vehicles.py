@@ -93,9 +93,11 @@ def _prism(car: _Car, profile, width, colours, heats):
         return []
     falls = car.stage.falls(car.actor, normals)
     gloss = 0.05 * car.stage.falls(car.actor, [(0, 1, 0)])[0]
-    for (i, points), light, normal in zip(faces, falls, normals, strict=True):
+    ends = np.cumsum([len(points) for _, points in faces])[:-1]
+    flat = np.split(car.flat([point for _, points in faces for point in points]), ends)
+    for (i, _), points, light, normal in zip(faces, flat, falls, normals, strict=True):
         colour = np.array(colours[i]) * light + gloss * max(0.25, normal[1])
-        polygon(car.stage.canvas, car.flat(points), colour, heats[i], shade=(1.1, 0.8) if abs(normal[1]) < .5 else None)
+        polygon(car.stage.canvas, points, colour, heats[i], shade=(1.1, 0.8) if abs(normal[1]) < .5 else None)
     return [i for i, _ in faces]
 
 
