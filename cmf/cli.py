@@ -67,9 +67,19 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--targets", type=int, default=600, metavar="N", help="training targets (default 600)")
     make.add_argument("--scenes", type=int, default=3, metavar="K", help="scenes of 1024 x 1024 px (default 3)")
     make.add_argument("--seed", type=int, default=0, metavar="S", help="seed, 0 or larger (default 0)")
-    make.add_argument("--psnr", type=float, default=8.0, metavar="P",
-                      help="peak signal-to-noise of the scenes' targets (default 8)")
+    make.add_argument("--psnr", type=_psnr, default=8.0, metavar="P",
+                      help="peak signal-to-noise of the scenes' targets (default 8), or physical: as their range "
+                           "and radiance make it")
     make.set_defaults(run=_data_make)
+
+
+def _psnr(text: str) -> float | None:
+    if text == "physical":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number or physical, got {text!r}") from None
 
 
 def _data_list(arguments) -> None:
@@ -98,11 +108,12 @@ def _data_make(arguments) -> None:
     print(make_deepspace(arguments.out, arguments.targets, arguments.scenes, arguments.seed, arguments.psnr))
 
 
-def make_deepspace(out, targets: int, scenes: int, seed: int = 0, psnr: float = 8.0) -> Path:
+def make_deepspace(out, targets: int, scenes: int, seed: int = 0, psnr: float | None = 8.0) -> Path:
     """Write simulated deep-space folders: out/train/{2D,1D} and the scenes out/images, out/sequences.
 
     targets: training targets, split "train". scenes: scenes of 20 targets, split "test". seed: 0 or larger.
-    psnr: peak signal-to-noise of a scene's targets. Everything is written to `<out>.part` and renamed at the end.
+    psnr: peak signal-to-noise of a scene's targets, None: by range and radiance. Everything is written to
+    `<out>.part` and renamed at the end.
     Raises FileExistsError when `out` holds something, ValueError on a bad number.
     """
     import numpy as np

@@ -11,23 +11,24 @@ import torch
 from cmf import runs
 from cmf.studies import deepspace, scenes
 
-SEEDS = range(5)
+WORLD = 1            # settings were chosen on the validation split of world 0, whose test split is reported nowhere
+SEEDS = range(1, 6)
 TARGETS = dict(train=3000, validation=600, test=1000)
 
 
 def deepspace_arms() -> None:
     """All arms of SA-CMF on simulated targets, five seeds: results/deepspace_arms.csv."""
-    sets, _ = deepspace.features(deepspace.simulated(**TARGETS))
+    sets, _ = deepspace.features(deepspace.simulated(**TARGETS, seed=WORLD))
     table = deepspace.arms(deepspace.ARMS, sets, SEEDS)
     runs.write_result("deepspace_arms", table.drop(columns="seconds"), profile="demo", targets=TARGETS,
                       training_seconds=round(float(table.seconds.sum())), training=asdict(deepspace.RECIPE))
 
 
 def deepspace_classifier() -> None:
-    """The classifier of `python -m cmf detect`: SA-CMF, seed 0, as cmf/trained/sacmf_deepspace.safetensors."""
+    """The classifier of `python -m cmf detect`: SA-CMF, the first seed, as cmf/trained/sacmf_deepspace.safetensors."""
     backbone = deepspace.Backbone()
-    sets, projection = deepspace.features(deepspace.simulated(**TARGETS), backbone)
-    network, record = deepspace.trained("SA-CMF", sets, 0)
+    sets, projection = deepspace.features(deepspace.simulated(**TARGETS, seed=WORLD), backbone)
+    network, record = deepspace.trained("SA-CMF", sets, SEEDS[0])
     facts = dict(data=f"simulated deep-space targets, {TARGETS['train']} for training", licence="MIT",
                  f1_macro_test=f"{record['measures']['f1_macro']:.4f}", backbone="InceptionV3, untrained, calibrated")
     scenes.Classifier.of(network, projection, backbone).save(scenes.TRAINED, **facts)

@@ -27,7 +27,7 @@ train_targets = 3000      # simulated targets to train on, as in notebook 03
 validation_targets = 600  # to choose the epoch
 test_targets = 1000       # to judge
 dial_targets = 300        # test targets at each setting of a dial
-seed = 0                  # of the targets, and of the runs that are repeated here
+seed = 1                  # of the targets, and of the runs that are repeated here
 
 # %%
 import matplotlib.pyplot as plt
@@ -59,7 +59,7 @@ sets, projection = deepspace.features(worlds)
 #
 # All arms share the data, the split, the budget, the optimiser and the seeds. "SA-CMF as published" keeps the published
 # arithmetic on inputs at unit scale; "cross-attention, published MI" puts only its importance formula into this
-# network. Five seeds were trained by `make results`; seed 0 of two arms is trained again here and must agree.
+# network. Five seeds were trained by `make results`; seed 1 of two arms is trained again here and must agree.
 
 # %%
 long = runs.read_result("deepspace_arms", "demo")
@@ -67,7 +67,7 @@ again = {arm: deepspace.trained(arm, sets, seed) for arm in runs.progress(("late
 stored = long[long.seed == seed].set_index("arm").f1_macro
 repeated = {arm: record["measures"]["f1_macro"] for arm, (_, record) in again.items()}
 print(pd.DataFrame(dict(stored=stored, again=repeated)).dropna().round(3))
-if (train_targets, validation_targets, test_targets, seed) == (3000, 600, 1000, 0):
+if (train_targets, validation_targets, test_targets, seed) == (3000, 600, 1000, 1):
     assert all(abs(stored[arm] - value) < 0.03 for arm, value in repeated.items()), "the committed results do not hold"
 
 # %%
@@ -103,7 +103,7 @@ plt.show()
 # %% [markdown]
 # ## Worse sensors and missing modalities
 #
-# The three networks of seed 0 see targets of the split "test" through other dials than they were trained with: peak
+# The three networks of seed 1 see targets of the split "test" through other dials than they were trained with: peak
 # signal-to-noise of the frames (at one photometric scale), error of the temperatures, share of missing samples. Then a
 # modality is withheld from a share of the targets.
 

@@ -78,6 +78,16 @@ def test_data_make_writes_what_the_readers_take(tmp_path, capsys):
     assert read_training(again / "train").digest() == made.digest()
 
 
+def test_data_make_physical_scenes(tmp_path, capsys):
+    arguments = ["data", "make", "deepspace", "--targets", "6", "--scenes", "1", "--psnr"]
+    assert cli.main([*arguments, "physical", "--out", str(tmp_path / "a")]) == 0
+    assert cli.main([*arguments, "8", "--out", str(tmp_path / "b")]) == 0
+    peak = [(tmp_path / name / "images" / "scene00_A.png").read_bytes() for name in "ab"]
+    assert peak[0] != peak[1], "their own ranges, not one brightness"
+    assert cli.main([*arguments, "bright", "--out", str(tmp_path / "c")]) == 2
+    assert "expected a number or physical, got 'bright'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("changes, words", [
     (["--targets", "0"], "n=0: expected a whole number of targets"),
     (["--seed", "-1"], "seed -1 and scenes 3: expected 0 or larger"),

@@ -21,7 +21,7 @@ from cmf.methods.sacmf import (
 from cmf.training import Recipe, Tensors, fit
 
 CONFIG = Config(classes=2, image=(("a", 2, 3),), sequence=(("b", 2, 3),), width=16, heads=2, dropout=0.0,
-                memory=256, refit=2, modality_dropout=0.1)
+                memory=256, refit=2, withheld=0.25)
 
 
 def built(n=512, copied=False, seed=0):
@@ -52,6 +52,20 @@ def model():
 def outputs(model, data, **presence):
     with torch.no_grad():
         return model(data.columns | presence)
+
+
+def test_withheld_rows_are_copies_without_one_modality():
+    data = built(64)
+    model = SACMF(replace(CONFIG, withheld=0.5)).fit_inputs(data.columns)
+    found = model.train()(data.columns)
+    row, copies = found["row"], len(found["row"]) - 64
+    assert 16 < copies < 48 and torch.equal(row[:64], torch.arange(64)) and len(row[64:].unique()) == copies
+    assert found["complete"][:64].all() and not found["complete"][64:].any()
+    terms = criterion(model)(found, data.columns)
+    assert 0 < terms["consistency"] < 2
+    (slope,) = torch.autograd.grad(terms["consistency"], model.fuse[1].weight)
+    assert slope.abs().sum() > 0
+    assert len(model.eval()(data.columns)["row"]) == 64, "nothing is withheld outside training"
 
 
 def test_learns_from_both_modalities(model):

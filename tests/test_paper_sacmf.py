@@ -4,6 +4,8 @@ The right-hand sides are written out as they are printed and compared with the p
 Axes: B samples, T tokens of both modalities (3 of the image, 2 of the sequence), d width.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -233,9 +235,30 @@ def test_eq_mi_loss(torch):
     assert torch.allclose(terms["information"], out["pointwise"].mean(0).clamp_min(0).mean())
 
 
+def doubled(torch, **weights):
+    """Outputs and losses of a batch in training, where some samples are shown again without one modality."""
+    sacmf, network, batch = model(torch)
+    network.train()
+    network.config = replace(network.config, withheld=0.5)
+    out = network(batch)
+    return out, sacmf.criterion(network, **weights)(out, batch), len(batch["labels"])
+
+
+def test_eq_consistency(torch):
+    out, terms, n = doubled(torch)
+    z, total = out["fused"], 0.0
+    copies = range(n, len(z))
+    assert len(copies) > 0
+    for b in copies:
+        original = z[out["row"][b]]
+        total += 1 - (z[b] @ original) / (z[b].norm() * original.norm())
+    assert torch.allclose(terms["consistency"], total / len(copies), atol=1e-5)
+
+
 def test_eq_loss(torch):
-    _, terms = losses(torch, similarity=0.2, information=0.7)
-    expected = (terms["classification"] + terms["probe"] + 0.2 * terms["similarity"] + 0.7 * terms["information"])
+    _, terms, _ = doubled(torch, similarity=0.2, information=0.7, consistency=0.4)
+    expected = (terms["classification"] + terms["probe"] + 0.2 * terms["similarity"] + 0.7 * terms["information"]
+                + 0.4 * terms["consistency"])
     assert torch.allclose(terms["loss"], expected)
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from cmf.blocks.attention import Block
 from cmf.copula.differentiable import gumbel_mi, pairwise_logpdf, pairwise_theta
-from cmf.copula.soft_ranks import QuantileTable, soft_ecdf
+from cmf.copula.soft_ranks import QuantileTable, ToNormal, soft_ecdf
 from cmf.losses import hard_negative_hinge
 
 IMAGE, SEQUENCE = "image", "sequence"
@@ -37,7 +37,7 @@ class Config:
     heads: int = 4               # H
     depth: int = 1               # self-attention blocks a modality
     dropout: float = 0.1
-    modality_dropout: float = 0.1  # share of training samples that lose one modality
+    withheld: float = 0.25       # share of training samples that are seen once more without one modality
     modalities: tuple[str, ...] = (IMAGE, SEQUENCE)  # what the network may look at
     cross: bool = True           # cross-attention in both directions
     weighting: str = "copula"    # copula | published | uniform: how tokens are weighted in the fused vector
@@ -103,8 +103,8 @@ class SACMF(nn.Module):
         return self
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        have = self._present(batch)
-        values = {name: mapping(batch[name]) for name, mapping in self.inputs.items()}
+        row, have = self._present(batch)
+        values = {name: mapping(batch[name])[row] for name, mapping in self.inputs.items()}
         tokens = {}
         for m, sources in ((IMAGE, self.config.image), (SEQUENCE, self.config.sequence)):
             x = torch.cat([self.embed[n](values[n]) for n, _, _ in sources], 1) + self.place[m]  # (B, Tm, d)
@@ -137,23 +137,25 @@ class SACMF(nn.Module):
         if self.wide is not None:
             logits = logits + self.wide(self._wide(values, have))
         return dict(logits=logits, fused=fused, image=a, sequence=b, shared_image=shared[IMAGE],
-                    shared_sequence=shared[SEQUENCE], attention=attention, present=have[IMAGE] & have[SEQUENCE],
-                    **copula)
+                    shared_sequence=shared[SEQUENCE], attention=attention, row=row,
+                    complete=have[IMAGE] & have[SEQUENCE], **copula)
 
-    def _present(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _present(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Which sample each row shows (B',), and whether the row has each modality, (B',) bool."""
         some = batch[self.config.image[0][0]]
-        have = {}
+        n, device, have = len(some), some.device, {}
         for m in (IMAGE, SEQUENCE):
-            given = batch.get(f"has_{m}", torch.ones(len(some), dtype=torch.bool, device=some.device))
+            given = batch.get(f"has_{m}", torch.ones(n, dtype=torch.bool, device=device))
             have[m] = given & (m in self.config.modalities)
-        if self.training and len(self.config.modalities) == 2 and self.config.modality_dropout:
-            draw = torch.rand(len(some), device=some.device)
-            lost = (draw < self.config.modality_dropout) & have[IMAGE] & have[SEQUENCE]
-            first = torch.rand(len(some), device=some.device) < 0.5
-            have = {IMAGE: have[IMAGE] & ~(lost & first), SEQUENCE: have[SEQUENCE] & ~(lost & ~first)}
         if not (have[IMAGE] | have[SEQUENCE]).all():
             raise ValueError("a sample has neither image nor sequence; remove it before prediction")
-        return have
+        row = torch.arange(n, device=device)
+        if self.training and self.config.withheld:
+            again = row[(torch.rand(n, device=device) < self.config.withheld) & have[IMAGE] & have[SEQUENCE]]
+            kept = torch.rand(len(again), device=device) < 0.5
+            row = torch.cat([row, again])
+            have = {IMAGE: torch.cat([have[IMAGE], kept]), SEQUENCE: torch.cat([have[SEQUENCE], ~kept])}
+        return row, have
 
     def _wide(self, values: dict[str, Tensor], have: dict[str, Tensor]) -> Tensor:
         sources = [(n, m) for m in (IMAGE, SEQUENCE) for n, _, _ in getattr(self.config, m) if n in self.config.wide]
@@ -268,51 +270,33 @@ def normalised(score: Tensor, present: Tensor) -> Tensor:
     return score.masked_fill(~present, -torch.inf).softmax(1).detach() * score.shape[1]
 
 
-class ToNormal(nn.Module):
-    """Every input channel through its empirical distribution on the training data, to a standard normal.
-
-    z = Phi^-1(F(x)), F a quantile table; skewed counts and magnitudes reach the network at one scale, and values
-    beyond the training range stay within 3.5. Channels that were constant in training are zero.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.table = QuantileTable(channels, levels=127)
-        self.register_buffer("varies", torch.zeros(channels, dtype=torch.bool))
-
-    def fit(self, x: Tensor) -> None:
-        """x (n, tokens, channels)."""
-        flat = x.flatten(0, -2)
-        self.varies.copy_(flat.amax(0) > flat.amin(0))
-        ramp = torch.arange(len(flat), dtype=flat.dtype)[:, None]
-        self.table.fit(torch.where(self.varies.cpu(), flat.cpu(), ramp))
-
-    def forward(self, x: Tensor) -> Tensor:
-        z = torch.special.ndtri(self.table(x.flatten(0, -2))).clamp(-3.5, 3.5) * self.varies
-        return z.view(x.shape)
-
-
-def criterion(model: SACMF, similarity: float = 0.1, information: float = 0.1, margin: float = 0.3):
-    """The loss Cls + similarity * Sim + information * MI, and the probes' own loss, as the trainer wants it.
+def criterion(model: SACMF, similarity: float = 0.1, information: float = 0.1, consistency: float = 0.1,
+              margin: float = 0.3):
+    """The loss Cls + similarity * Sim + information * MI + consistency * Con, and the probes' own loss.
 
     Sim is the hard-negative hinge on the shared parts. MI is the mean over token pairs of the positive part of
     the batch mean of log c(u, v) at the fitted copulas, which is a lower bound on mutual information; since the
-    likelihood is stationary in theta, its gradient through u and v is that of the fitted bound.
+    likelihood is stationary in theta, its gradient through u and v is that of the fitted bound. Con is the mean
+    of 1 - cos(f', f): f' the fused vector without one modality, f that of the same sample as given, held fixed.
     """
 
     def loss(outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        labels = batch["labels"]
+        row, n = outputs["row"], len(batch["labels"])
+        labels = batch["labels"][row]
         terms = dict(classification=F.cross_entropy(outputs["logits"], labels))
-        both = outputs["present"]
+        both = outputs["complete"]
         if similarity and both.any():
             terms["similarity"] = hard_negative_hinge(
                 outputs["shared_image"][both], outputs["shared_sequence"][both], labels[both], margin)
         if information and "pointwise" in outputs and both.any():
             terms["information"] = outputs["pointwise"][both].mean(0).clamp_min(0).mean()
+        if consistency and len(row) > n:
+            fused = outputs["fused"]
+            terms["consistency"] = 1 - F.cosine_similarity(fused[n:], fused.detach()[row[n:]]).mean()
         if "probe" in outputs:
-            terms["probe"] = model.copula.judge(outputs["probe"], labels)
-        terms["loss"] = (terms["classification"] + terms.get("probe", 0.0)
-                         + similarity * terms.get("similarity", 0.0) + information * terms.get("information", 0.0))
+            terms["probe"] = model.copula.judge(outputs["probe"][:n], labels[:n])
+        weights = dict(similarity=similarity, information=information, consistency=consistency)
+        terms["loss"] = sum(weights.get(name, 1.0) * term for name, term in terms.items())
         return terms
 
     return loss
@@ -326,7 +310,7 @@ def published_importance(image: Tensor, sequence: Tensor, theta: float = 2.0) ->
     importances (B, Ti) and (B, To), each of mean 1/Ti and 1/To, and the map C log C (B, Ti, To).
     The released code multiplies the sequence importance along the wrong axis; it is transposed here.
     """
-    rank = lambda x: x.mean(-1).argsort(-1).argsort(-1).add(1.0) / (x.shape[1] + 1)
+    rank = lambda x: x.mean(-1).argsort(-1).argsort(-1).to(x.dtype).add(1.0) / (x.shape[1] + 1)
     u, v = rank(image)[:, :, None], rank(sequence)[:, None, :]
     c = torch.exp(-((-u.log()) ** theta + (-v.log()) ** theta) ** (1 / theta))
     information = c * c.log()                                                           # (B, Ti, To), below zero

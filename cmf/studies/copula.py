@@ -159,13 +159,13 @@ def compare(cases: Iterable[tuple[str, float, int]], repeats: int, seed: int = 0
     return pd.DataFrame(rows)
 
 
-def published_sums(tokens: Iterable[int], correlations: Iterable[float], samples: int, seed: int = 0) -> pd.DataFrame:
+def published_sums(counts: Iterable[int], correlations: Iterable[float], samples: int, seed: int = 0) -> pd.DataFrame:
     """The published sum of C ln C for modalities whose token scalars are correlated.
 
     Tokens of d = 8 equal channels, float64, standard normal scalars. Correlation 0: independent modalities; 1: copies.
 
     Args:
-        tokens: T of either modality.
+        counts: T, the tokens of either modality.
         correlations: from 0 to 1.
         samples: B.
 
@@ -174,23 +174,14 @@ def published_sums(tokens: Iterable[int], correlations: Iterable[float], samples
         copula (the corrected estimate from the same B T pairs of scalars; infinite for copies).
     """
     rows = []
-    for T in tokens:
+    for T in counts:
         for rho in correlations:
             x, y = _gaussian(samples * T, rho, np.random.default_rng([seed, T]))
-            sums = _double_sums(*(torch.from_numpy(z).view(samples, T, 1).expand(-1, -1, 8) for z in (x, y)))
+            tokens = (torch.from_numpy(z).view(samples, T, 1).expand(-1, -1, 8) for z in (x, y))
+            sums = published_importance(*tokens)[2].sum((1, 2))
             ours = np.inf if rho == 1 else copula.mutual_information(x, y).mi
             rows.append(dict(tokens=T, correlation=rho, low=sums.min().item(), high=sums.max().item(), copula=ours))
     return pd.DataFrame(rows)
-
-
-def _double_sums(image, sequence):
-    """Sums of the published map over the pairs of tokens, (B,), its ranks in double precision too."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        return published_importance(image, sequence)[2].sum((1, 2))
-    finally:
-        torch.set_default_dtype(before)
 
 
 def published_facts(samples: int, seed: int = 0, classes: int = 5, length: int = 32) -> dict[str, float]:

@@ -87,7 +87,7 @@ class Classifier(torch.nn.Module):
         if self._encoder is None:
             object.__setattr__(self, "_encoder", self.backbone.build())
         projection = Projection(self.mean.numpy(), self.basis.numpy())
-        columns = deepspace.image_features(targets, self._encoder, projection)
+        columns = deepspace.image_features(targets, self._encoder, projection, progress=lambda steps, label: steps)
         columns |= deepspace.sequence_features(targets)
         return Tensors(**{name: torch.from_numpy(np.asarray(column, np.float32)) for name, column in columns.items()})
 

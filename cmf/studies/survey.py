@@ -114,13 +114,14 @@ class Rows(Tensors):
 
 def criterion(model: sacmf.SACMF, weights: torch.Tensor, similarity: float, information: float):
     """SA-CMF's loss with mixed, smoothed and weighted labels; `weights` (K,) of the classes."""
-    plain = sacmf.criterion(model, similarity, information)
+    plain = sacmf.criterion(model, similarity, information, consistency=0.0)
 
     def loss(outputs, batch):
         terms = plain(outputs, batch)
         entropy = lambda labels: F.cross_entropy(outputs["logits"], labels, weights, reduction="none",
                                                  label_smoothing=SMOOTHING)
-        mixed = (batch["share"] * entropy(batch["labels"]) + (1 - batch["share"]) * entropy(batch["partner"])).mean()
+        share, own, partner = (batch[name][outputs["row"]] for name in ("share", "labels", "partner"))
+        mixed = (share * entropy(own) + (1 - share) * entropy(partner)).mean()
         return terms | dict(loss=terms["loss"] - terms["classification"] + mixed, classification=mixed)
 
     return loss
@@ -144,7 +145,7 @@ def networks(survey: Survey, arm: str, held: np.ndarray, seed: int, drop: tuple[
     changes, similarity, information = ARMS[arm]
     source = lambda names: tuple((n, 1, table[n].shape[2]) for n in names)
     config = replace(sacmf.Config(len(survey.classes), source(image), source(sequence), width=32, dropout=0.4,
-                                  temperature=0.5, refit=4, modality_dropout=0.05), **changes)
+                                  temperature=0.5, refit=4, withheld=0.05), **changes)
     runs.seed_everything(seed)
     labels = torch.from_numpy(survey.labels)
     train = {name: x[torch.from_numpy(~held)] for name, x in table.items()}
