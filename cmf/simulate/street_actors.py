@@ -117,13 +117,13 @@ class Stage:
             return False
         (x, y), = self.project([(actor.x, 0.0, actor.z)])
         y, x = int(np.clip(y, 0, self.size[0] - 1)), int(np.clip(x, 0, self.size[1] - 1))
-        return not self.base.shade[y, x]
+        return bool(self.base.shade[y, x] < 0.5)
 
     def falls(self, actor: Actor, normals, height=1.0):
         """Light on surfaces of an actor with these normals (n, 3): (n, 3)."""
         normals = np.asarray(normals, float)
         at = np.full(len(normals), 1.0)
-        shade = None if self.sunny(actor) else np.ones(len(normals), bool)
+        shade = None if self.sunny(actor) else 1.0
         return irradiance(self.place, self.light, self.weather, at * actor.x, at * (actor.y + height), at * actor.z,
                           normals, shade)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from cmf.simulate.street_place import LIGHTS, WEATHERS, Place
 from cmf.simulate.street_sensor import band_radiance, texture
@@ -34,19 +35,19 @@ class Background:
     depth: np.ndarray              # (H, W) m along the optical axis
     hides: np.ndarray              # (H, W) m, distance of things that hide actors; inf where there is none
     ground: np.ndarray             # (H, W) bool
-    shade: np.ndarray              # (H, W) bool, ground and walls that the sun does not reach
+    shade: np.ndarray              # (H, W) share of the sun that does not reach the ground
     exposure: float                # of the visible camera
     air: float                     # K
     veil: np.ndarray               # (3,) radiance of the fog
 
 
 def _shadow(place: Place, x, z):
-    """True where buildings or trees keep the sun from ground points."""
+    """Share of the sun, 0 to 1, that buildings and trees keep from points on the ground."""
     sx, sy, sz = place.sun
     c, s = np.cos(place.yaw), np.sin(place.yaw)
     across, along = place.road_point(x, z)
     da, dl = (sx * c - sz * s) / sy, (sx * s + sz * c) / sy        # m across and along for each m of height
-    shade = np.zeros(x.shape, bool)
+    shade = np.zeros(x.shape)
     for b in place.buildings:
         low, high = sorted((b.side * b.front, b.side * (b.front + 14)))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -54,9 +55,9 @@ def _shadow(place: Place, x, z):
             enter_l, leave_l = (b.near - along) / dl, (b.far - along) / dl
         enter = np.maximum(np.minimum(enter_a, leave_a), np.minimum(enter_l, leave_l))
         leave = np.minimum(np.maximum(enter_a, leave_a), np.maximum(enter_l, leave_l))
-        shade |= (np.maximum(enter, 0) < np.minimum(leave, b.height))
+        shade[np.maximum(enter, 0) < np.minimum(leave, b.height)] = 1.0
     flat = np.hypot(sx, sz)
-    leafy = texture(place.texture // 1000, -1.2)
+    leafy = texture(place.texture // 1000, -2.0)
     for item in place.trees:
         if item.kind != "tree":
             continue
@@ -65,11 +66,11 @@ def _shadow(place: Place, x, z):
         near = np.flatnonzero(dx * dx + dz * dz < (1.1 * item.spread) ** 2)
         dx, dz = dx[near], dz[near]
         reach = np.hypot(dx, dz) / (1.1 * item.spread)
-        spots = leafy[(dz * 18).astype(int) % 512, (dx * 18).astype(int) % 512]
-        shade[near] |= spots > -1.0 + 0.8 * reach
+        spots = leafy[(dz * 25).astype(int) % 512, (dx * 25).astype(int) % 512]
+        shade[near] = np.maximum(shade[near], np.clip(0.75 + 0.8 * spots, 0, 1) * np.clip(3 - 3 * reach, 0, 1))
         aside = np.abs((x - item.x) * sz - (z - item.z) * sx) / flat       # the trunk's shadow
         along_sun = -((x - item.x) * sx + (z - item.z) * sz) / flat
-        shade |= (aside < 0.16) & (along_sun > 0) & (along_sun < item.height * flat / sy)
+        shade[(aside < 0.16) & (along_sun > 0) & (along_sun < item.height * flat / sy)] = 1.0
     return shade
 
 
@@ -79,7 +80,7 @@ def _lamps(place: Place) -> np.ndarray:
 
 
 def irradiance(place: Place, light: str, weather: str, x, y, z, normal, shade=None, leaf=None):
-    """Light that falls on points with these normals: (..., 3). `shade` True keeps the sun off."""
+    """Light that falls on points with these normals: (..., 3). `shade` is the share of the sun that is kept off."""
     sun, sky, hue = LIGHT[light]
     cloud = CLOUDED[weather]
     up = 0.5 + 0.5 * normal[..., 1]
@@ -89,7 +90,7 @@ def irradiance(place: Place, light: str, weather: str, x, y, z, normal, shade=No
         if leaf is not None:
             facing = np.where(leaf, 0.25 + 0.75 * facing, facing)
         if shade is not None:
-            facing = facing * ~shade
+            facing = facing * (1.0 - shade)
         total = total + sun * cloud * facing[..., None] * np.array((1.0, .93, .80))
     power = LAMP_POWER[light]
     lamps = _lamps(place)
@@ -111,7 +112,7 @@ def _sky(place, light, weather, rays):
     dx, dy, dz = rays
     up = np.clip(dy / np.sqrt(dx * dx + dy * dy + dz * dz), 0, 1)
     hue = np.array(LIGHT[light][2])
-    level = {"day": 1.1, "dusk": 0.17, "night": 0.0022}[light]
+    level = {"day": 1.55, "dusk": 0.17, "night": 0.0022}[light]
     field = texture(place.texture // 1000, -3.0)
     cloud = field[(120 * up).astype(int) % 512, (90 * np.arctan2(dx, dz)).astype(int) % 512]
     cover = np.clip(0.5 + 0.6 * cloud, 0, 1) if weather == "clear" else np.ones_like(cloud) * 0.9 + 0.05 * cloud
@@ -176,11 +177,9 @@ def _background(place, light, weather, size) -> Background:
     kind = s.kind[::2, ::2]
     shade = None
     if LIGHT[light][0] and CLOUDED[weather]:
-        shade = np.zeros(kind.shape, bool)
-        low = (kind != SKY) & (kind != LEAF)
-        height = few[1] + place.height
-        shade[low] = _shadow(place, (few[0] - height * place.sun[0] / place.sun[1])[low],
-                             (few[2] - height * place.sun[2] / place.sun[1])[low]) & (kind[low] == GROUND)
+        shade = np.zeros(kind.shape)
+        low = kind == GROUND
+        shade[low] = _shadow(place, few[0][low], few[2][low])
     falls = irradiance(place, light, weather, few[0], few[1] + place.height, few[2], normal, shade, kind == LEAF)
     falls = falls.repeat(2, 0).repeat(2, 1)
     sky, sky_kelvin = _sky(place, light, weather, s.rays)
@@ -194,7 +193,8 @@ def _background(place, light, weather, size) -> Background:
     visible[open_] = sky[open_]
     kelvin = s.kelvin[..., 2] if light != "day" else s.kelvin[..., 1]
     if shade is not None:
-        sunny = (np.clip(normal @ np.array(place.sun), 0, 1) * ~shade).repeat(2, 0).repeat(2, 1)
+        sunny = (np.clip(normal @ np.array(place.sun), 0, 1) * (1 - gaussian_filter(shade, 0.012 * size[0])))
+        sunny = sunny.repeat(2, 0).repeat(2, 1)
         kelvin = kelvin + sunny * (s.kelvin[..., 0] - s.kelvin[..., 1])
     elif light == "dusk":
         kelvin = 0.5 * (s.kelvin[..., 1] + s.kelvin[..., 2]) + 0.4
@@ -202,7 +202,7 @@ def _background(place, light, weather, size) -> Background:
         kelvin = kelvin * 0.55
     air = place.air(light)
     kelvin = np.where(open_, sky_kelvin, air + kelvin)
-    dull = np.where(glass, 0.86, EMISSIVITY)
+    dull = np.where(glass, 0.91, EMISSIVITY)
     infrared = np.where(open_, band_radiance(kelvin), dull * band_radiance(kelvin)
                         + (1 - dull) * band_radiance(air - (18 if weather == "clear" else 5)))
     ground = halve((s.kind == GROUND).astype(float)) > 0.5
@@ -216,12 +216,24 @@ def _background(place, light, weather, size) -> Background:
     visible = visible * clear[..., None] + (1 - clear[..., None]) * veil
     clear = np.exp(-depth / (3 * SIGHT[weather]))
     infrared = infrared * clear + (1 - clear) * band_radiance(air)
+    exposure = _exposure(visible, light)
+    visible, infrared = _optics(visible, exposure, size[0], light), gaussian_filter(infrared, place.blur * size[0] / 240)
     made = Background(visible.astype(np.float32), infrared.astype(np.float32), depth.astype(np.float32),
                       s.hides[::2, ::2].astype(np.float32), ground,
-                      np.ones(size, bool) if shade is None else shade, _exposure(visible, light), air, veil)
+                      np.ones(size) if shade is None else shade, exposure, air, veil)
     for field in (made.visible, made.infrared, made.depth, made.hides, made.ground, made.shade):
         field.flags.writeable = False
     return made
+
+
+def _optics(visible, exposure, height, light):
+    """Blur of the lens, and glare around what is brighter than the camera can show."""
+    visible = gaussian_filter(visible, (0.5 * height / 240, 0.5 * height / 240, 0))
+    if light != "day":
+        excess = np.clip(visible - 1.0 / exposure, 0, 12.0 / exposure)
+        for width, share in ((0.012, 0.30), (0.045, 0.22)):
+            visible = visible + share * gaussian_filter(excess, (width * height, width * height, 0))
+    return visible
 
 
 def _exposure(visible, light):

@@ -62,7 +62,7 @@ class Canvas:
         if heat is not None:
             part = self.infrared[where]
             alpha = np.minimum(np.maximum(0.5 - distance / SOFT, 0.0), 1.0) * free
-            part += alpha * (np.float32(heat) - part) * (opacity if heat_opacity is None else heat_opacity)
+            part += alpha * (np.asarray(heat, np.float32) - part) * (opacity if heat_opacity is None else heat_opacity)
 
     def blend(self, where, alpha, colour, heat_alpha, heat, marks=None):
         """Composite textures: opacities (h, w) of the two bands, colour and heat; marks (h, w) bool owns pixels."""
@@ -105,6 +105,7 @@ def capsule(canvas, a, b, ra, rb, colour, heat, light=None, **put):
         side = (ox * (0.55 * light[0]) + oy * (0.55 * light[1])) * size
         shade = np.minimum(np.maximum(1.0 + side - 0.2 * (off * size) ** 2, 0.25), 1.7)
         colour = shade[..., None] * np.asarray(colour, np.float32)
+        heat = heat * (1.012 - 0.04 * (off * size) ** 2)      # rims are seen at a slant and cool in the wind
     elif colour is not None:
         colour = np.asarray(colour, np.float32)
     canvas.put(where, off - radius, colour, heat, **put)
@@ -161,6 +162,7 @@ def polygon(canvas, points, colour, heat, shade=None, **put):
     if shade is not None:
         t = np.clip((rows - y0) / max(y1 - y0, 1.0), 0.0, 1.0)
         colour = (shade[0] + t * (shade[1] - shade[0]))[..., None] * np.asarray(colour, np.float32)
+        heat = None if heat is None else heat * (0.99 + 0.025 * t)      # upper parts mirror the sky
     elif colour is not None:
         colour = np.asarray(colour, np.float32)
     canvas.put(where, distance, colour, heat, **put)

@@ -90,7 +90,7 @@ def draw(stage: Stage, actor: Actor):
     names = list(joints)
     pixels = dict(zip(names, stage.project(np.array([joints[n] for n in names])), strict=True))
     scale = stage.focal / max(stage.axis(actor), 0.5) * TALL * actor.size     # pixels of a body's height
-    falls = stage.falls(actor, [(0, .35, -.94)])[0]
+    falls = stage.falls(actor, [(-.75, .3, -.6), (.75, .3, -.6), (0, .5, -.87)]).mean(0)
     sun = stage.place.sun
     light = np.array((np.sign(sun[0]) * 0.9, -.45)) if stage.sunny(actor) else np.array((0.0, -.45))
     air, warm = stage.air, look.warm if actor.running else 0.0

@@ -159,12 +159,12 @@ def _plants(rng, road, pavement, point, open_side):
         return float(x), float(z)
 
     for side in (-1, 1):
-        lush = rng.random() < (0.9 if side == open_side else 0.45)
+        lush = rng.random() < (0.95 if side == open_side else 0.6)
         along = rng.uniform(5, 16)
         while lush and along < 110:
-            height = rng.uniform(5, 10)
+            height = rng.uniform(6, 13)
             add(side * (road + rng.uniform(0.8, 1.4) + (rng.uniform(0, 4) if side == open_side else 0)), along, height,
-                rng.uniform(1.7, 3.4), rng.uniform(1.9, 2.9), "tree")
+                rng.uniform(2.0, 4.2), rng.uniform(1.9, 2.9), "tree")
             along += rng.uniform(5, 14)
         if side == open_side:
             for along in np.arange(4, 90, 2.6):

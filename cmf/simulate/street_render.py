@@ -180,14 +180,14 @@ def render(scene: Scene, size=(128, 160), seed: int = 0) -> Picture:
         streaks = _streaks(size)[y:y + size[0], x:x + size[1], None]
         canvas.visible += streaks * (0.12 * base.veil + 0.10 * canvas.visible).astype(np.float32)
     gain = base.exposure * rng.uniform(0.85, 1.15)
-    noise = 1.2 * np.sqrt(gain / 0.8) * scene.visible_noise
+    noise = 1.0 * np.sqrt(gain / 0.8) * scene.visible_noise
     visible = expose_visible(canvas.visible, gain * scene.exposure, noise, _falloff(scene.place, size), rng)
     infrared = canvas.infrared
     if any(scene.offset):
         infrared = move(infrared, scene.offset, order=1, mode="nearest")
-    black = band_radiance(base.air - 2.6 + rng.uniform(-.5, .5))
+    black = band_radiance(base.air - 3.3 + rng.uniform(-.5, .5))
     gain = 185.0 / (band_radiance(303.5) - black) * rng.uniform(0.85, 1.15)
-    infrared = expose_infrared(infrared, black, gain, 0.9 * scene.infrared_noise,
+    infrared = expose_infrared(infrared, black, gain, 1.15 * scene.infrared_noise,
                                fixed_pattern(scene.place.texture, size), rng)
     kinds = np.array([0] + [1 + KINDS.index(a.kind) for a in scene.actors], np.uint8)
     return Picture(visible, infrared, kinds[canvas.owner], boxes)

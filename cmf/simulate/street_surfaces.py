@@ -144,9 +144,13 @@ def _facade(s, b, hit, u, up, t, width, normal, f, place, front):
     glass &= ~(door & (pv < 0.72))
     door &= (np.abs(pu - 0.5) * b.bay < 0.55) & (pv < 0.70)
     board = front & ground_floor & (pv > 0.82) & (pv < 0.97) & ((b.seed % 3) == 0)
+    curtain = glass & (pick > 0.3) & (pick < 0.55) & (np.abs(pu - 0.5) > half * (0.15 + pick))
+    sill = (np.abs(pu - .5) < half + .03) & (np.abs(pv - low + .02) * b.storey < .06) & ~ground_floor
     sheen = np.clip(0.05 + 0.20 * pick + 0.12 * (pv - low), 0.02, 0.5)
     colour = np.where(glass[..., None], sheen[..., None] * (.7, .85, 1.0), colour)
     colour = np.where(frame[..., None], np.array((.5, .5, .48)) * (0.4 + 0.8 * ((b.seed % 5) / 5)), colour)
+    colour = np.where(curtain[..., None], (.30, .27, .22), colour)
+    colour = np.where(sill[..., None], (.42, .41, .38), colour)
     hue = np.array(((.25, .12, .07), (.10, .16, .12), (.12, .13, .2), (.3, .28, .25)))[(pick * 997).astype(int) % 4]
     colour = np.where(door[..., None], hue, colour)
     sign = np.array(((.6, .12, .1), (.1, .2, .5), (.65, .6, .5), (.1, .35, .2)))[b.seed % 4]
@@ -196,7 +200,7 @@ def _things(place: Place, s: Surfaces):
         reach = max(item.spread, 0.9) * 1.25 * scale
         x0, x1 = int(max(base[0] - reach, 0)), int(min(base[0] + reach + 2, size[1]))
         y0, y1 = int(max(top[1] - 0.3 * scale, 0)), int(min(base[1] + 2, size[0]))
-        if axis[0] < 1.0 or x0 >= x1 or y0 >= y1:
+        if axis[0] < (4.5 if item.kind in ("tree", "hedge") else 2.0) or x0 >= x1 or y0 >= y1:
             continue
         box = slice(y0, y1), slice(x0, x1)
         u = (np.arange(x0, x1)[None] - base[0]) / scale                    # m to the right of its foot
@@ -231,7 +235,7 @@ def _tree(place, s, box, item, u, v, depth, scale, rng):
     big = sample(place.texture + 7, u + at[0], v + at[1], 22, -2.2)
     small = sample(place.texture + 8, u + at[1], v + at[0], 60, -1.2)
     if item.kind == "hedge":
-        mask = (np.abs(u) < 1.5) & (v > 0) & (v < item.height * (0.93 + 0.05 * big))
+        mask = (v > 0) & (v < item.height * (0.93 + 0.05 * big) * np.clip(2.6 - 1.3 * np.abs(u), 0, 1) ** .5)
         lift = np.clip(v / item.height, 0, 1)
     else:
         trunk = np.abs(u - 0.12 * np.sin(v)) < 0.04 * item.height ** 0.5 * (1.3 - 0.5 * v / item.height) * 1.3
@@ -246,7 +250,7 @@ def _tree(place, s, box, item, u, v, depth, scale, rng):
     tone = np.exp(0.45 * small + 0.35 * big + 0.5 * (lift - 0.6))
     normal = np.stack(np.broadcast_arrays(0.8 * u / max(item.spread, 1) + .3 * small, .3 + .5 * lift + .2 * big,
                                           -0.7 * np.ones_like(u + v)), -1)
-    kelvin = np.stack(np.broadcast_arrays(2.2 + .6 * small, .9 + .35 * small, .9 + .35 * small), -1)
+    kelvin = np.stack(np.broadcast_arrays(2.2 + .3 * small, 1.2 + .15 * small, 1.4 + .15 * small), -1)
     _put(s, box, mask, depth, LEAF, np.array(place.leaves) * tone[..., None], kelvin + 0.3 * big[..., None], normal)
 
 

@@ -19,11 +19,21 @@ def _field(stage, actor, wide, high):
     return where, (columns - base[0]) / (wide * scale), (base[1] - rows) / (high * scale), base, scale
 
 
+def _smooth(field, u, v):
+    """Texture values between texels, bilinear."""
+    i, j = np.floor(v), np.floor(u)
+    a, b = (v - i).astype(np.float32), (u - j).astype(np.float32)
+    i, j = i.astype(int) % TILE, j.astype(int) % TILE
+    k, m = (i + 1) % TILE, (j + 1) % TILE
+    upper = field[i, j] + b * (field[i, m] - field[i, j])
+    return upper + a * (field[k, j] + b * (field[k, m] - field[k, j]) - upper)
+
+
 def _turbulence(u, v, seed, drift):
-    coarse, fine = texture(901, -2.9), texture(902, -2.2)
-    a = coarse[(v * 90 - drift * 30 + seed * 37).astype(int) % TILE, (u * 70 + seed * 91).astype(int) % TILE]
-    b = fine[(v * 160 - drift * 55 + seed * 53).astype(int) % TILE, (u * 130 + 20 * a + seed).astype(int) % TILE]
-    return a + 0.45 * b
+    """Noise that rises with `drift` and curls: coarse billows displace the fine ones."""
+    coarse, fine = texture(901, -3.2), texture(902, -2.6)
+    a = _smooth(coarse, u * 26.0 + seed * 91, v * 34.0 - drift * 12 + seed * 37)
+    return a + 0.55 * _smooth(fine, u * 38 + 5 * a + seed * 17, v * 46.0 - drift * 20 + seed * 53 + 3 * a)
 
 
 def smoke(stage: Stage, actor: Actor):
@@ -36,13 +46,13 @@ def smoke(stage: Stage, actor: Actor):
     noise = _turbulence(u, v, actor.look % 50, actor.phase)
     width = 0.22 + 0.62 * np.clip(v, 0, 1) ** 0.7
     body = 1.0 - np.abs(u - wind * v) / width
-    alpha = np.clip(0.9 * body + 0.38 * noise - 0.05, 0, 1) * np.clip(v * 9, 0, 1) * np.clip((1.0 - v) * 3, 0, 1)
-    alpha = np.clip(actor.strength * 1.25 * alpha, 0, .96)
+    alpha = np.clip(0.9 * body + 0.36 * noise - 0.03, 0, 1) * np.clip(v * 9, 0, 1) * np.clip((1.0 - v) * 3, 0, 1)
+    alpha = np.clip(actor.strength * 2.0 * alpha, 0, .96)
     light = stage.falls(actor, [(0, .8, -.6)], 2.0)[0]
     tone = np.array((.30, .29, .29)) * (0.5 if actor.look % 2 else 1.0)
     colour = tone * light * np.exp(0.25 * noise + 0.5 * (v - .5))[..., None]
     kelvin = stage.air + 45 * actor.strength * np.exp(-np.clip(v, 0, 1) / 0.13) + 2
-    stage.canvas.blend(where, alpha, colour, 0.30 * alpha, stage.heat(1.0) * 0 + _heats(stage, kelvin), alpha > 0.4)
+    stage.canvas.blend(where, alpha, colour, 0.30 * alpha, _heats(stage, kelvin), alpha > 0.4)
 
 
 def _heats(stage, kelvin):
@@ -57,17 +67,17 @@ def fire(stage: Stage, actor: Actor):
     if not found:
         return
     where, u, v, base, scale = found
-    noise = _turbulence(u, 0.6 * v, actor.look % 50, 1.7 * actor.phase)
+    noise = _turbulence(0.8 * u, 0.5 * v, actor.look % 50, 1.7 * actor.phase)
     sway = 0.12 * np.sin(actor.phase + 5 * v)
     body = 1.0 - np.abs(u - sway) / (0.15 + 0.62 * np.sqrt(np.clip(1 - v, 0, 1))) - 0.55 * np.clip(v, 0, 1)
-    core = body + 0.45 * noise
+    core = body + 0.15 + 0.38 * noise
     alpha = np.clip(2.6 * core, 0, 1) * np.clip(v * 14, 0, 1)
     heat = np.clip(core * 1.1, 0, 1.3)[..., None]
     shine = {"day": 1.5, "dusk": 1.0, "night": .8}[stage.light]
     colour = shine * (np.array((1.3, .32, .02)) * (1 - np.clip(heat, 0, 1)) + np.array((1.9, 1.3, .45)) * heat)
-    stage.canvas.blend(where, alpha, colour, np.clip(alpha * 1.2, 0, 1), _heats(stage, 420.0), alpha > 0.35)
+    stage.canvas.blend(where, alpha, colour, np.clip(alpha * 1.4, 0, 1), _heats(stage, 420.0), alpha > 0.35)
     if stage.dark:
-        glow = np.array((.16, .075, .02)) * actor.strength * shine
+        glow = np.array((.035, .016, .004)) * actor.strength * shine
         stage.canvas.glow(base[0], base[1] - 0.4 * high * scale, 1.6 * high * scale, glow)
 
 
@@ -76,7 +86,7 @@ def fire_shadow(stage: Stage, actor: Actor):
     ring = np.linspace(0, 2 * np.pi, 11)[:-1]
     scale = stage.focal / max(stage.axis(actor), 0.5)
     spot = stage.project([(actor.x + .7 * actor.size * np.cos(a), 0, actor.z + .7 * actor.size * np.sin(a)) for a in ring])
-    light_ground(stage.canvas, stage.base.ground, spot, .5 * scale, .6, heat=float(_heats(stage, 330) - stage.heat(stage.air)))
+    light_ground(stage.canvas, stage.base.ground, spot, .5 * scale, .6, heat=float(_heats(stage, 300) - stage.heat(stage.air)))
     if stage.dark:
         wide = 3.2 * actor.size
         if actor.z - wide > 1.0:

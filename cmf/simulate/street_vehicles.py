@@ -17,6 +17,7 @@ SHAPES = {
     "truck": (6.4, 2.1, .42, ((-3.2, .55), (-3.2, 2.7), (1.2, 2.7), (1.2, .55)),
               ((1.25, .5), (1.25, 2.2), (2.5, 2.2), (3.1, 1.2), (3.15, .5))),
 }
+TAPER = 0.17                       # share by which a cabin is narrower at the roof
 DARK = np.array((.02, .02, .022))
 
 
@@ -70,9 +71,15 @@ def shadow(stage: Stage, actor: Actor):
                          np.array((.05, .048, .04)) * (1 if stage.light == "night" else .8))
 
 
-def _prism(car: _Car, profile, width, colours, heats):
-    """Faces of an extruded convex profile that look at the camera. colours and heats: one for each strip, then side."""
+def _prism(car: _Car, profile, width, colours, heats, taper=0.0):
+    """Faces of an extruded convex profile that look at the camera. colours and heats: one for each strip, then side.
+    taper: share by which it is narrower at its top."""
     n, half = len(profile), width / 2
+    low, high = min(u for _, u in profile), max(u for _, u in profile)
+
+    def wide(up):
+        return half * (1.0 - taper * (up - low) / (high - low))
+
     faces, normals = [], []
     middle = np.mean(profile, axis=0)
     for i in range(n):
@@ -82,12 +89,12 @@ def _prism(car: _Car, profile, width, colours, heats):
             along, up = -along, -up
         normal = car.turn(along, 0.0, up) / max(np.hypot(along, up), 1e-6)
         if car.seen((0.5 * (a0 + a1), 0, 0.5 * (u0 + u1)), normal):
-            faces.append((i, [(a0, -half, u0), (a0, half, u0), (a1, half, u1), (a1, -half, u1)]))
+            faces.append((i, [(a0, -wide(u0), u0), (a0, wide(u0), u0), (a1, wide(u1), u1), (a1, -wide(u1), u1)]))
             normals.append(normal)
     for sign in (-1, 1):
-        normal = car.turn(0, sign, 0)
-        if car.seen((0, sign * half, middle[1]), normal):
-            faces.append((n, [(a, sign * half, u) for a, u in profile]))
+        normal = car.turn(0, sign * (1 - 0.3 * bool(taper)), 0.5 * bool(taper))
+        if car.seen((0, sign * half, middle[1]), car.turn(0, sign, 0)):
+            faces.append((n, [(a, sign * wide(u), u) for a, u in profile]))
             normals.append(normal)
     if not faces:
         return []
@@ -108,9 +115,9 @@ def draw(stage: Stage, actor: Actor):
     length, width, wheel, body, cabin = SHAPES[look.body]
     hot = 1.0 if actor.running else 0.0
     paint = np.array(look.paint)
-    shell = stage.heat(air - 1.0 + (2.5 if stage.sunny(actor) else 0.0) + 1.2 * hot, 0.88)
-    bonnet = stage.heat(air + 11 * hot - 0.5, 0.9)
-    grille = stage.heat(air + 16 * hot, 0.93)
+    shell = stage.heat(air + 0.4 + (2.5 if stage.sunny(actor) else 0.0) + 1.2 * hot, 0.88)
+    bonnet = stage.heat(air + 7 * hot - 0.5, 0.9)
+    grille = stage.heat(air + 9 * hot, 0.93)
     n = len(body)
     heats = [shell] * n + [shell]
     colours = [paint] * (n + 1)
@@ -120,28 +127,29 @@ def draw(stage: Stage, actor: Actor):
             heats[3] = bonnet
     heats[n - 1] = stage.heat(air + 8 * hot)
     _prism(car, body, width, colours, heats)
-    glass = stage.heat(air - 1.5 + 2.5 * hot, 0.84)
+    glass = stage.heat(air + 2.5 * hot, 0.88)
     m = len(cabin)
     window = np.array((.05, .06, .07))
     cabin_colours = [window] * m + [paint]
     cabin_colours[1] = paint
     cabin_heats = [glass] * m + [shell]
-    cabin_heats[1] = stage.heat(air - 2.0 + (3.0 if stage.sunny(actor) else 0.0), 0.88)
+    cabin_heats[1] = stage.heat(air - 1.0 + (3.0 if stage.sunny(actor) else 0.0), 0.88)
     sides = [s for s in (-1, 1) if car.seen((0, s * width / 2, .6), car.turn(0, s, 0))]
     _wheels(car, sides, wheel, length, width, hot)
-    _prism(car, cabin, width * 0.9, cabin_colours, cabin_heats)
+    _prism(car, cabin, width * 0.94, cabin_colours, cabin_heats, TAPER)
     falls = stage.falls(actor, [car.turn(0, s, 0) for s in sides] or [(0, 0, -1)])
     for sign, light in zip(sides, falls, strict=False):
         centre = np.mean(cabin, axis=0)
-        pane = [(centre[0] + (a - centre[0]) * .86, sign * width * .452, centre[1] + .02 + (u - centre[1]) * .74)
-                for a, u in cabin]
+        low, high = cabin[0][1], max(u for _, u in cabin)
+        pane = [(centre[0] + (a - centre[0]) * .86, centre[1] + .02 + (u - centre[1]) * .74) for a, u in cabin]
+        pane = [(a, sign * width * .473 * (1 - TAPER * (u - low) / (high - low)), u) for a, u in pane]
         if look.body != "truck":
             polygon(stage.canvas, car.flat(pane), window * light + 0.03 * light, glass, shade=(1.5, .7))
             seams = [(.05, .95), (-.95, .95)]
             for along, top in seams:
                 ends = car.flat([(along, sign * width * .503, .35), (along, sign * width * .503, top)])
                 capsule(stage.canvas, ends[0], ends[1], .010 * car.scale, .010 * car.scale, paint * .3 * light, None)
-            pillar = car.flat([(.0, sign * width * .455, .95), (-.08, sign * width * .455, cabin[1][1])])
+            pillar = car.flat([(.0, sign * width * .455, .95), (-.08, sign * width * .473 * (1 - TAPER), high)])
             capsule(stage.canvas, pillar[0], pillar[1], .035 * car.scale, .035 * car.scale, paint * light, shell)
     _ends(car, body, length, width, hot)
 
@@ -179,7 +187,7 @@ def _ends(car, body, length, width, hot):
         elif hot:
             pipe = car.flat([(along, -.5, .28)])[0]
             disc(stage.canvas, pipe, (.07 * car.scale, 0), (0, .07 * car.scale), DARK * light,
-                 stage.heat(stage.air + 45))
+                 stage.heat(stage.air + 22))
         for side in (-1, 1):
             lamp = car.flat([(along, side * width * .38, .68 if sign > 0 else .75)])[0]
             colour = np.array((.55, .55, .52)) if sign > 0 else np.array((.35, .02, .02))
@@ -187,7 +195,7 @@ def _ends(car, body, length, width, hot):
             glow = (np.array((4., 3.8, 3.2)) if sign > 0 else np.array((.8, .03, .02))) if on else colour * light
             disc(stage.canvas, lamp, (r, 0), (0, r * .62), glow, stage.heat(stage.air + 12 * hot * on + 1))
             if on:
-                stage.canvas.glow(*lamp, (4.0 if sign > 0 else 2.2) * r + 1.5, glow * (.22 if sign > 0 else .35))
+                stage.canvas.glow(*lamp, (2.6 if sign > 0 else 2.0) * r + 1.5, glow * (.22 if sign > 0 else .35))
 
 
 def bicycle(stage: Stage, actor: Actor):
