@@ -83,6 +83,14 @@ def test_variable_frame_rate_goes_by_timestamps(made):
         (np.searchsorted(times, asked, side="right") - 1).tolist()
 
 
+def test_a_frame_rate_that_drops_is_not_taken_for_a_cut_file(tmp_path):
+    times = np.concatenate([np.arange(60) / 50, 1.2 + np.arange(10) / 2])
+    write_video(tmp_path / "drops.mkv", numbered(70), 50, times=times)
+    video = Video(tmp_path / "drops.mkv")
+    np.testing.assert_allclose(video.times, times, atol=1e-3)
+    assert video.facts.variable and [number(picture) for picture in video.frames_at([0.01, 1.7, 5.0])] == [0, 61, 67]
+
+
 def test_part_of_a_video_every_few_frames_resized(made):
     got = list(frames(made / "a.mp4", size=(24, 32), every=10, start=1.0, end=3.0))
     assert [round(t * FPS) for t, _ in got] == [25, 35, 45, 55, 65]
@@ -136,6 +144,10 @@ def test_rotation_of_the_file_is_applied(tmp_path):
     (tmp_path / "turned.mp4").write_bytes(data[:at] + TURNED + data[at + len(IDENTITY):])
     facts = probe(tmp_path / "turned.mp4")
     assert (facts.height, facts.width) == (64, 48)
+    oblique = struct.pack(">9i", 56756, 32768, 0, -32768, 56756, 0, 0, 0, 1 << 30)  # 30 degrees
+    (tmp_path / "oblique.mp4").write_bytes(data[:at] + oblique + data[at + len(IDENTITY):])
+    with pytest.warns(UserWarning, match="rotation by -29 degrees is left out"):
+        assert next(frames_at(tmp_path / "oblique.mp4", 0)).shape == (48, 64, 3)
     expected = np.rot90(corners(), -1).astype(int)
     assert np.abs(next(frames_at(tmp_path / "turned.mp4", 0)) - expected)[5:25, 5:20].max() < 12
     assert np.abs(next(frames_at(tmp_path / "turned.mp4", 0)) - expected)[40:60, 30:45].max() < 12
@@ -186,10 +198,24 @@ def test_cut_and_damaged_files_are_refused_with_the_readable_count(made, tmp_pat
         np.testing.assert_array_equal(got, want)
 
 
+def test_a_damaged_file_without_timestamps_is_refused(made, tmp_path):
+    data = bytearray((made / "a.avi").read_bytes())
+    at = data.index(b"movi") + 2000
+    data[at : at + 1500] = np.random.default_rng(1).integers(0, 256, 1500, dtype=np.uint8).tobytes()
+    (tmp_path / "bad.avi").write_bytes(data)
+    assert readable(tmp_path / "bad.avi") < 100
+    reader = Video(made / "a.avi")._reader
+    reader.rate = None
+    with pytest.raises(ValueError, match="neither timestamps nor a frame rate"):
+        reader._counted()
+
+
 def test_what_is_no_video_is_refused(tmp_path):
     (tmp_path / "note.txt").write_text("a line of text\n" * 50)
     (tmp_path / "note.mp4").write_text("a line of text\n" * 50)
     (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "words.ass").write_text("[Script Info]\nScriptType: v4.00+\n\n[Events]\nFormat: Start, End, Text\n"
+                                        "Dialogue: 0:00:00.00,0:00:01.00,words\n")
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=8000)
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
@@ -202,7 +228,7 @@ def test_what_is_no_video_is_refused(tmp_path):
         container.start_encoding()
     for name, words in (("note.txt", "not a video but text"), ("note.mp4", "0 frames readable, 750 bytes"),
                         ("empty.mp4", "0 frames readable, 0 bytes"), ("sound.mp4", "audio only"),
-                        ("zero.avi", "zero frames")):
+                        ("zero.avi", "zero frames"), ("words.ass", "no video stream")):
         with pytest.raises(ValueError, match=words):
             Video(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"none\.mp4: no such video"):
@@ -271,6 +297,14 @@ def test_written_video_is_equal_on_every_run_and_keeps_grey(tmp_path):
 def test_what_cannot_be_written_leaves_nothing_behind(tmp_path, given, fps, words):
     with pytest.raises(ValueError, match=words):
         write_video(tmp_path / "x.mp4", given, fps)
+    assert not os.listdir(tmp_path)
+
+
+def test_times_must_ascend_and_suffice(tmp_path):
+    for times, words in (([0.0, 0.1], "more frames than the 2 times given"),
+                         ([0, 0.2, 0.1], "ascending seconds from 0"), ([-1, 0, 1], "ascending seconds from 0")):
+        with pytest.raises(ValueError, match=words):
+            write_video(tmp_path / "x.mp4", numbered(3), FPS, times=times)
     assert not os.listdir(tmp_path)
 
 

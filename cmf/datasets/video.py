@@ -220,13 +220,16 @@ def write_video(path, frames: Iterable[np.ndarray], fps: float, crf: int = 18, t
         options: passed to x264, such as g="12" (frames between keyframes), bf="0" (no B-frames).
 
     Raises:
-        ValueError: no frames, odd or changing size, another dtype, fps not above 0. Nothing is left behind then.
+        ValueError: no frames, odd or changing size, another dtype, fps not above 0, times that are too few or do not
+            ascend. Nothing is left behind then.
     """
     import av
 
     path = Path(path)
     if not fps > 0:
-        raise ValueError(f"fps={fps}, expected a number above 0")
+        raise ValueError(f"{path}: fps={fps}, expected a number above 0")
+    if times is not None and not (np.diff(times, prepend=-1e-4) > 5e-5).all():
+        raise ValueError(f"{path}: times {times}, expected ascending seconds from 0 on")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     formats = {".mkv": "matroska", ".mov": "mov", ".avi": "avi", ".ts": "mpegts"}
@@ -248,6 +251,8 @@ def write_video(path, frames: Iterable[np.ndarray], fps: float, crf: int = 18, t
                                      f"had {shape} pixels uint8")
                 picture = np.repeat(frame[..., None], 3, axis=2) if frame.ndim == 2 else frame
                 image = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                if times is not None and count > len(times):
+                    raise ValueError(f"{path}: more frames than the {len(times)} times given")
                 image.pts = count - 1 if times is None else round(times[count - 1] * 90000)
                 image.time_base = unit
                 container.mux(stream.encode(image))

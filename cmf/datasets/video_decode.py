@@ -42,8 +42,6 @@ class File:
             self.times = (self.pts - self.pts[0]) * float(self.base)
             self.keys = np.searchsorted(self.pts, np.maximum.accumulate(pts[keys]))  # numbers of the keyframes
             self.seeks = seeks[keys]
-        if not len(self.times):
-            raise ValueError(f"{path}: its video stream holds no frame that can be decoded; {self._mend}")
 
     def size(self) -> tuple[int, int]:
         """(height, width) after rotation, from the first frame."""
@@ -95,6 +93,8 @@ class File:
                     count += 1
         except av.error.FFmpegError as reason:
             raise self._damaged(count, self.count) from reason
+        if not count:
+            raise self._damaged(0, self.count)
         return np.arange(count) / self.rate
 
     def _number(self, frame, before: int) -> int:
@@ -118,11 +118,12 @@ class File:
 
     def _rgb(self, frame) -> np.ndarray:
         picture = frame.to_ndarray(format="rgb24")  # (H, W, 3)
-        if frame.rotation % 90:
+        turns = round(frame.rotation / 90)
+        if abs(frame.rotation - 90 * turns) > 1:
             warnings.warn(f"{self.path}: rotation by {frame.rotation} degrees is left out; only multiples of 90 "
                           "are applied", stacklevel=2)
-        elif frame.rotation:
-            picture = np.ascontiguousarray(np.rot90(picture, frame.rotation // 90))
+        elif turns:
+            picture = np.ascontiguousarray(np.rot90(picture, turns))
         return picture
 
     @contextmanager
@@ -169,12 +170,13 @@ class File:
         if not count:
             raise ValueError(f"{self.path}: zero frames in its video stream; {self._mend}")
         declared, slack = stream.frames, 0.98 if container.format.name == "avi" else 1.0  # AVI counts empty frames
-        if not declared and "DURATION" in stream.metadata and self.rate:  # Matroska counts time, not frames
-            hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-            declared = round((int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * self.rate)
-            slack = 0.95 - 2 / max(declared, 1)
         if count < slack * declared:
             raise self._damaged(count, declared)
+        if timed and "DURATION" in stream.metadata and self.rate:  # Matroska states its length in time
+            hours, minutes, seconds = stream.metadata["DURATION"].split(":")
+            seconds = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+            if float((max(pts) - min(pts)) * self.base) < 0.95 * seconds - 1:
+                raise self._damaged(count, round(seconds * self.rate))
         if not keys:
             raise self._damaged(0, count)
         return np.array(pts) if timed else None, np.array(keys), np.array(seeks)
