@@ -27,7 +27,8 @@ def batch(videos=3, segments=8, captions=4, words=3, seed=0):
     caption = torch.arange(captions).repeat_interleave(words).expand(videos, -1)
     tokens = captions * words
     return dict(
-        visual=torch.randn(videos, segments, 6, generator=draw), motion=torch.randn(videos, segments, 2, generator=draw),
+        visual=torch.randn(videos, segments, 6, generator=draw),
+        motion=torch.randn(videos, segments, 2, generator=draw),
         segments=torch.ones(videos, segments, dtype=torch.bool),
         text=torch.randn(videos, tokens, 5, generator=draw), text_mask=torch.ones(videos, tokens, dtype=torch.bool),
         text_time=(caption + 0.5) / captions, text_caption=caption.clone(),
@@ -65,3 +66,205 @@ def test_shapes_attention_and_gate():
     for name in ("attention", "back"):
         torch.testing.assert_close(out[name].sum(-1), torch.ones(out[name].shape[:3]))
     assert (out["gate"] > 0).all() and (out["gate"] < 1).all()
+
+
+def test_order_of_words_does_not_matter_but_their_time_and_video_do():
+    some, net = batch(), model()
+    before = net(some)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    permuted = net(some | {name: some[name][:, order] for name in TEXT})
+    same(permuted, before, ("logits", "context", "words"))
+    torch.testing.assert_close(permuted["attention"], before["attention"][..., order], rtol=0, atol=1e-6)
+    in_time = net(some | dict(text_time=some["text_time"].flip(1)))
+    between = net(some | {name: some[name].roll(1, 0) for name in TEXT})
+    for other in (in_time, between):
+        assert (other["logits"] - before["logits"]).abs().max() > 1e-3
+
+
+def test_padded_words_get_no_weight_and_change_nothing():
+    some, net = batch(), model()
+    before = net(some)
+    junk = dict(text=torch.full((3, 4, 5), torch.nan), text_mask=torch.zeros(3, 4, dtype=torch.bool),
+                text_time=torch.full((3, 4), -7.0), text_caption=torch.zeros(3, 4, dtype=torch.long))
+    after = net(some | {name: torch.cat([some[name], junk[name]], 1) for name in TEXT})
+    assert (after["attention"][..., 12:] == 0).all()
+    same(after, before, ("logits", "context", "words", "gate"))
+    torch.testing.assert_close(after["attention"][..., :12], before["attention"])
+
+
+def test_padded_segments_change_nothing_and_score_nothing():
+    some, net = batch(), model()
+    before = net(some)
+    longer = some | dict(segments=torch.cat([some["segments"], torch.zeros(3, 5, dtype=torch.bool)], 1),
+                         visual=torch.cat([some["visual"], torch.full((3, 5, 6), torch.nan)], 1),
+                         motion=torch.cat([some["motion"], torch.full((3, 5, 2), 9.0)], 1),
+                         frame_labels=torch.cat([some["frame_labels"], torch.ones(3, 5)], 1))
+    after = net(longer)
+    torch.testing.assert_close(after["logits"][:, :8], before["logits"], rtol=0, atol=1e-5)
+    assert (after["logits"][:, 8:].sigmoid() < 1e-8).all() and (after["back"][..., 8:] == 0).all()
+    same(after, before, ("video", "words"))
+    loss = criterion(frames=0.5)
+    mine, padded = loss(before, some), loss(after, longer)
+    for name in mine:
+        torch.testing.assert_close(padded[name], mine[name])
+
+
+def test_a_video_does_not_depend_on_its_batch():
+    some, net = batch(4), model()
+    some["text_mask"][1] = False
+    whole = net(some)
+    for i in range(4):
+        alone = net({name: x[i : i + 1] for name, x in some.items()})
+        for name in ("logits", "gate", "attention", "video", "words", "context"):
+            torch.testing.assert_close(alone[name], whole[name][i : i + 1], rtol=0, atol=1e-5)
+
+
+def test_queries_have_a_gradient_and_all_gradients_are_finite():
+    some, net = batch(4), model().train()
+    some["text_mask"][1] = False
+    timed, keys = torch.randn(2, 8, 16, requires_grad=True), torch.randn(2, 12, 16)
+    mixed, _ = net.read(timed, keys, torch.ones(2, 12, dtype=torch.bool), torch.rand(2, 8, 12))
+    assert torch.autograd.grad(mixed.square().sum(), timed)[0].abs().max() > 1e-4
+    criterion(frames=0.5)(net(some), some)["loss"].backward()
+    for name, p in net.named_parameters():
+        assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("use", ["v_from_x", "bidirectional"])
+def test_videos_without_text(use):
+    some, net = batch(), model(use=use)
+    some["text_mask"][1] = False
+    out = net(some)
+    assert out["has_text"].tolist() == [True, False, True]
+    torch.testing.assert_close(out["attention"][1, :, :, 0], torch.ones(2, 8))
+    bare = net({name: x for name, x in some.items() if not name.startswith("text")})
+    none = net(some | {name: some[name][:, :0] for name in TEXT})
+    same(bare, none)
+    torch.testing.assert_close(bare["logits"][1], out["logits"][1])
+    assert not bare["has_text"].any()
+
+
+def test_text_dropout_takes_the_text_of_the_stated_share():
+    torch.manual_seed(0)
+    net = CMAF(replace(CONFIG, text_dropout=0.5)).train()
+    assert 0.4 < net(batch(400))["has_text"].float().mean() < 0.6
+    assert net.eval()(batch(400))["has_text"].all()
+
+
+def test_arms_read_only_what_they_may():
+    some = batch()
+    seen, said = some | dict(visual=torch.randn(3, 8, 6)), some | dict(text=torch.randn(3, 12, 5))
+    visual, text = model(use="none"), model(vision=False)
+    same(visual(some), visual(said))
+    same(text(some), text(seen))
+    assert "attention" not in visual(some) and (text(some)["logits"] - text(said)["logits"]).abs().max() > 1e-3
+    for fusion in ("sum", "concat", "none"):
+        out = model(fusion=fusion)(some)
+        assert "gate" not in out and torch.isfinite(criterion()(out, some)["loss"])
+    assert "back" not in model(use="v_from_x")(some)
+
+
+def test_fresh_attention_prefers_words_near_in_time():
+    some = batch(videos=64, segments=8, captions=8, words=2)
+    mean = model()(some)["attention"].mean((0, 1)).unflatten(-1, (8, 2)).sum(-1)                   # (T, K)
+    assert (mean.argmax(1) == torch.arange(8)).all() and (mean.diagonal() > 0.2).all()
+    flat = model(nearness=0.0)(some)["attention"].mean((0, 1)).unflatten(-1, (8, 2)).sum(-1)
+    assert (mean.diagonal() > flat.diagonal() + 0.05).all()
+    features = time_features(torch.tensor([0.5, 0.51, 0.7]), 32)
+    assert features[0] @ features[1] > features[0] @ features[2]
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (dict(visual=0), "visual must be at least 1, got 0"),
+    (dict(motion=-1), "motion must be at least 0 channels, got -1"),
+    (dict(width=18, heads=4), "even and a multiple of 4 heads, got 18"),
+    (dict(dropout=1.0), r"dropout is a share in \[0, 1\), got 1.0"),
+    (dict(nearness=-1.0), "nearness must be at least 0, got -1.0"),
+    (dict(use="x_from_v"), "one of none, v_from_x, bidirectional, got 'x_from_v'"),
+    (dict(fusion="product"), "one of gate, sum, concat, none, got 'product'"),
+    (dict(vision=False, use="none"), "without vision and without text nothing is left"),
+    (dict(window=4), "odd number of segments, got 4"),
+])
+def test_configurations_that_make_no_sense(change, words):
+    with pytest.raises(ValueError, match=words):
+        replace(CONFIG, **change)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (dict(visual=None), r"the batch has no visual, only .*; give it as \(B, N, 6\)"),
+    (dict(visual=torch.ones(3, 8, 7)), r"visual must be \(B, N, 6\), got \(3, 8, 7\); another encoder"),
+    (dict(motion=torch.ones(3, 7, 2)), r"motion must cover \(3, 8\), got \(3, 7\)"),
+    (dict(segments=torch.ones(3, 9, dtype=torch.bool)), r"segments must cover \(3, 8\), got \(3, 9\)"),
+    (dict(segments=torch.arange(8).expand(3, 8) < 1), r"video 0 of the batch has 1 segment\(s\).*cut the clip"),
+    (dict(text=torch.ones(3, 12)), r"text must be \(B, N, 5\), got \(3, 12\)"),
+    (dict(text=torch.ones(2, 12, 5)), "text of 2 videos beside 3 videos"),
+    (dict(text_mask=None), r"text comes without text_mask; give it with shape \(3, 12\)"),
+    (dict(text_mask=torch.arange(12).expand(3, 12) < 1), r"video 0 of the batch has 1 text token\(s\).*whole caption"),
+    (dict(text_time=torch.full((3, 12), 9.5)), r"share of the clip in \[0, 1\], got 9.5 to 9.5; divide seconds"),
+])
+def test_batches_that_make_no_sense(change, words):
+    some = {name: x for name, x in (batch() | change).items() if x is not None}
+    with pytest.raises(ValueError, match=words):
+        model()(some)
+
+
+def published_batch(videos=4):
+    draw = torch.Generator().manual_seed(0)
+    some = batch(videos) | dict(visual=torch.randn(videos, 8, 32, generator=draw))
+    return some | dict(text=torch.randn(videos, 12, 24, generator=draw))
+
+
+def published():
+    torch.manual_seed(0)
+    return PublishedCMAF(32, 24).eval()
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_published_parameters():
+    full = PublishedCMAF()
+    assert count(full.fusion) == 3_810_816 and count(full.head) == 165_121
+    assert count(PublishedBaseline().head) == 131_585
+    dead = 2 * (2 * 512 * 512 + 2 * 512)                       # W_q, W_k and their biases of both attentions
+    assert dead == 1_050_624 and dead / count(full.fusion) == pytest.approx(0.276, abs=5e-4)
+
+
+def test_published_attention_is_the_constant_one_and_its_queries_are_dead():
+    net, some = published(), published_batch()
+    out = net(some)
+    for name in ("attention", "back"):
+        assert (out[name] == 1).all() and out[name].shape == (4, 8, 1, 1)
+    published_criterion(out, some)["loss"].backward()
+    for attention in (net.fusion["to_text"], net.fusion["to_visual"]):
+        assert (attention.in_proj_weight.grad[:64] == 0).all() and (attention.in_proj_bias.grad[:64] == 0).all()
+        assert attention.in_proj_weight.grad[64:].abs().max() > 0
+    key = torch.randn(4, 1, 32)
+    outputs = [net.fusion["to_text"](torch.randn(4, 1, 32), key, key)[0] for _ in range(2)]
+    assert torch.equal(*outputs)
+
+
+def test_published_alignment_has_no_gradient():
+    net, some = published(), published_batch()
+    terms = published_criterion(net(some), some)
+    assert not terms["alignment"].requires_grad and float(terms["alignment"]) > 0
+    with_it = torch.autograd.grad(terms["loss"], net.fusion["text"][0].weight)[0]
+    terms = published_criterion(net(some), some)
+    assert torch.equal(torch.autograd.grad(terms["classification"], net.fusion["text"][0].weight)[0], with_it)
+
+
+def test_published_score_is_one_a_video_and_reads_one_caption():
+    net, some = published(), published_batch()
+    some["segments"][0, 5:] = False
+    out = net(some)
+    assert (out["logits"][1:] == out["score"][1:, None]).all() and (out["logits"][0, 5:] < -10).all()
+    later = some["text"].clone()
+    later[:, 3:] = 0.0                                          # the words of captions 2 to 4
+    same(net(some | dict(text=later)), out)
+    assert (first_caption(some | dict(text_caption=some["text_caption"] + 2)) == 2).all()
+    mean, _ = mean_frame(some, 3)
+    torch.testing.assert_close(mean[0], some["visual"][0, [0, 2, 4]].mean(0))
+    torch.testing.assert_close(mean[1], some["visual"][1, [0, 3, 7]].mean(0))
+    flat = PublishedBaseline(32)(some)
+    assert "alignment" not in published_criterion(flat, some) and flat["logits"].shape == (4, 8)

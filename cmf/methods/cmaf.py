@@ -47,6 +47,8 @@ class Config:
             raise ValueError(f"motion must be at least 0 channels, got {self.motion}")
         if self.width % 2 or self.width % self.heads:
             raise ValueError(f"width must be even and a multiple of {self.heads} heads, got {self.width}")
+        if self.nearness < 0:
+            raise ValueError(f"nearness must be at least 0, got {self.nearness}")
         for name in ("dropout", "text_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is a share in [0, 1), got {getattr(self, name)}")
