@@ -188,7 +188,8 @@ def write_report(out: Path | str, items, shortest: int = 1, gap: int = 0, strips
 
     if len(items) > 1:
         put("index.html", index(items, [f"{slug}.html" for slug in slugs], shortest, gap))
-    for video, slug in zip(items, slugs, strict=True):
+    pairs = list(zip(items, slugs, strict=True))
+    for video, slug in runs.progress(pairs, "pages") if len(items) > 3 else pairs:
         single = len(items) == 1
         put("index.html" if single else f"{slug}.html", page(video, shortest, gap, None if single else "index.html"))
         if strips:

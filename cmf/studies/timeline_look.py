@@ -42,9 +42,10 @@ figure{margin:0}figure[hidden]+div{grid-column:1/-1}
 .now{font-size:1.15rem;font-variant-numeric:tabular-nums}
 .tag{display:inline-block;padding:0 .5rem;border-radius:3px;background:rgba(var(--alarm),.3);font-weight:600}
 .bars{list-style:none;margin:.4rem 0;padding:0}
-.bars li{display:grid;grid-template-columns:7.5rem 1fr 6.2rem;gap:.6rem;align-items:center;margin:.16rem 0}
+.bars li{display:grid;grid-template-columns:7.5rem 1fr 7.6rem;gap:.6rem;align-items:center;margin:.16rem 0}
 .bars span:first-child{overflow-wrap:anywhere}.bars i{display:block;height:.7rem;border-radius:2px;
-background:rgb(var(--mark))}.bars span:last-child{font-variant-numeric:tabular-nums;color:var(--soft);font-size:.85rem}
+background:rgb(var(--mark))}.bars span:last-child{white-space:nowrap;
+font-variant-numeric:tabular-nums;color:var(--soft);font-size:.85rem}
 .captions{position:relative;list-style:none;margin:0;padding:.3rem;max-height:17rem;overflow:auto;background:var(--card);
 border-radius:4px}
 .captions li{display:grid;grid-template-columns:4.4rem 1fr;padding:.22rem .5rem;border-left:4px solid transparent}
@@ -59,7 +60,7 @@ font-variant-numeric:tabular-nums;white-space:nowrap}td img{width:6rem;display:b
 @media(max-width:40rem){.moment{grid-template-columns:1fr}.chart,.axis,.film,.keys{margin-left:2.9rem}
 .score-lane{height:8rem}.lane b,.ticks span{font-size:.68rem;margin-right:.25rem}
 .axis span:nth-child(even){display:none}.film img:nth-child(odd){display:none}
-.bars li{grid-template-columns:6rem 1fr 6rem}
+.bars li{grid-template-columns:5.5rem 1fr 7.6rem}
 .alarms thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}
 .alarms tr{display:block;padding:.5rem 0;border-bottom:1px solid var(--line)}
 .alarms th,.alarms td{display:block;border:0;padding:.1rem 0;text-align:left;white-space:normal}

@@ -27,10 +27,10 @@ def page(scored: Scored, shortest: int = 1, gap: int = 0, back: str | None = Non
 
     Arguments: shortest, gap as in `alarms`; back: relative address of an index page, linked at the top.
     At most PICTURES bytes of pictures and WORDS words a segment are kept: a ten-minute video stays below 1.5 MB.
-    Pictures are kept at the strongest alarms first and evenly spaced elsewhere; each states its own time.
+    Pictures are kept at the peaks of alarms first, then through the alarms, then evenly; each states its own time.
     """
     found = alarms(scored, shortest, gap)
-    pictures = _pictures(scored, [a.peak for a in sorted(found, key=lambda a: -a.score)])
+    pictures = _pictures(scored, found)
     low, high = _limits(scored)
     strongest = int(scored.scores.argmax())
     count = "no alarm" if not found else "1 alarm" if len(found) == 1 else f"{len(found)} alarms"
@@ -82,7 +82,8 @@ def index(scored: list[Scored], addresses: list[str], shortest: int = 1, gap: in
                     f'<td class="n">{clock(video.end - video.times[0, 0])}</td><td class="n">{len(found)}</td>'
                     f'<td class="n">{video.scores.max():.2f}</td>{truth}<td class="spark dense"><svg '
                     f'viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{label}">'
-                    f'{_bands(video, found)}<path class="score" d="{_steps(video, video.scores, low, high)}"/></svg></td></tr>')
+                    f'{_bands(video, found)}<path class="score" d="{_steps(video, video.scores, low, high)}"/></svg>'
+                    "</td></tr>")
     total = sum(len(alarms(v, shortest, gap)) for v in scored)
     head = '<th scope="col">True events</th>' if known else ""
     return _document("Scored videos", f"""<header><h1>Scored videos</h1><p class="facts">{len(scored)} videos, {total}
@@ -239,16 +240,18 @@ def _jpeg(frame: np.ndarray) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def _pictures(scored: Scored, first: list[int]) -> list:
-    """[segment, data URI] in order of time: nearest to the segments `first`, then evenly spaced, within PICTURES."""
+def _pictures(scored: Scored, found) -> list:
+    """[segment, data URI] in order of time, within PICTURES; a quarter each at peaks and through alarms at most."""
     if scored.thumbnails is None:
         return []
     count = len(scored.thumbnails)
     probe = np.unique(np.linspace(0, count - 1, 8).round().astype(int))
     room = max(2, int(PICTURES / (1.1 * max(len(_jpeg(scored.thumbnails[i])) for i in probe))))
-    chosen = list(dict.fromkeys(scored.picture(s) for s in first))[:room // 2]
-    if count <= room:
-        chosen = range(count)
-    else:
-        chosen = sorted({*chosen, *np.linspace(0, count - 1, room - len(chosen)).round().astype(int).tolist()})
+    evenly = lambda values, most: [values[i] for i in np.linspace(0, len(values) - 1, most).round().astype(int)]
+    chosen = range(count)
+    if count > room:
+        peaks = [a.peak for a in sorted(found, key=lambda a: -a.score)][:room // 4]
+        inside = [s for a in found for s in range(a.first, a.last + 1)]
+        some = {scored.picture(s) for s in peaks + (evenly(inside, room // 4) if inside else [])}
+        chosen = sorted(some | set(evenly(range(count), room - len(some))))
     return [[int(scored.shown[i]), _jpeg(scored.thumbnails[i])] for i in chosen]
