@@ -178,7 +178,7 @@ def ticks(start: float, end: float) -> np.ndarray:
     """
     steps = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800)
     step = next((s for s in steps if (end - start) / s <= 7), 3600 * np.ceil((end - start) / 7 / 3600))
-    return step * np.arange(np.ceil(start / step - 1e-9), np.floor(end / step + 1e-9) + 1)
+    return step * np.arange(int(np.ceil(start / step - 1e-9)), int(np.floor(end / step + 1e-9)) + 1.0)
 
 
 def clock(seconds: float) -> str:

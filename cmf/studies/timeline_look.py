@@ -61,10 +61,10 @@ font-variant-numeric:tabular-nums;white-space:nowrap}td img{width:6rem;display:b
 .score-lane{height:8rem}.lane b,.ticks span{font-size:.68rem;margin-right:.25rem}
 .axis span:nth-child(even){display:none}.film img:nth-child(odd){display:none}
 .bars li{grid-template-columns:5.5rem 1fr 7.6rem}
-.alarms thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}
-.alarms tr{display:block;padding:.5rem 0;border-bottom:1px solid var(--line)}
-.alarms th,.alarms td{display:block;border:0;padding:.1rem 0;text-align:left;white-space:normal}
-.alarms td[data-label]:before{content:attr(data-label) ": ";color:var(--soft)}}
+.stack thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}
+.stack tr{display:block;padding:.5rem 0;border-bottom:1px solid var(--line)}
+.stack th,.stack td{display:block;border:0;padding:.1rem 0;text-align:left;white-space:normal}
+.stack .spark{width:100%}.stack td[data-label]:before{content:attr(data-label) ": ";color:var(--soft)}}
 @media print{.captions{max-height:none}.help,.cursor{display:none}}
 """
 

@@ -76,18 +76,20 @@ def index(scored: list[Scored], addresses: list[str], shortest: int = 1, gap: in
     for video, address in zip(scored, addresses, strict=True):
         found = alarms(video, shortest, gap)
         low, high = _limits(video)
-        truth = "" if not known else f"<td>{'unknown' if video.truth is None else _truth(video)}</td>"
+        truth = "unknown" if video.truth is None else _truth(video)
+        truth = f'<td data-label="True events">{truth}</td>' if known else ""
         label = f"Score over {clock(video.end - video.times[0, 0])}"
         rows.append(f'<tr><th scope="row"><a href="{escape(address)}">{escape(video.name)}</a></th>'
-                    f'<td class="n">{clock(video.end - video.times[0, 0])}</td><td class="n">{len(found)}</td>'
-                    f'<td class="n">{video.scores.max():.2f}</td>{truth}<td class="spark dense"><svg '
+                    f'<td class="n" data-label="Length">{clock(video.end - video.times[0, 0])}</td><td class="n" '
+                    f'data-label="Alarms">{len(found)}</td><td class="n" data-label="Highest score">'
+                    f'{video.scores.max():.2f}</td>{truth}<td class="spark dense"><svg '
                     f'viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{label}">'
                     f'{_bands(video, found)}<path class="score" d="{_steps(video, video.scores, low, high)}"/></svg>'
                     "</td></tr>")
     total = sum(len(alarms(v, shortest, gap)) for v in scored)
     head = '<th scope="col">True events</th>' if known else ""
     return _document("Scored videos", f"""<header><h1>Scored videos</h1><p class="facts">{len(scored)} videos, {total}
-alarms</p></header><main><div class="scroll"><table><thead><tr><th scope="col">Video</th><th scope="col"
+alarms</p></header><main><div class="scroll"><table class="stack"><thead><tr><th scope="col">Video</th><th scope="col"
 class="n">Length</th><th scope="col" class="n">Alarms</th><th scope="col" class="n">Highest score</th>{head}<th
 scope="col">Score over time</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div></main>""")
 
@@ -204,19 +206,20 @@ def _table(scored: Scored, found, pictures: bool) -> str:
     known = "" if scored.truth is None else f"<p>True events: {_truth(scored)}.</p>"
     if not found:
         return f"<p>No segment reaches the threshold.</p>{known}"
-    rows = []
+    rows, attends = [], scored.attention is not None and len(scored.words) > 0
     for a in found:
         words = ", ".join(f"{escape(w)}&nbsp;{weight:.2f}" for w, weight in a.words) or "none"
         image = f'<td><img data-of="{a.peak}" alt=""></td>' if pictures else ""
         iou = "" if a.iou is None else f'<td class="n" data-label="Overlap with truth">{a.iou:.2f}</td>'
         rows.append(f'<tr><th scope="row"><a href="#t={scored.times[a.peak].mean():.2f}">{clock(a.start)} to '
                     f'{clock(a.end)}</a></th>{image}<td class="n" data-label="Score">{a.score:.2f}</td>{iou}'
-                    f'<td data-label="Nearest caption">{escape(a.caption) or "none"}</td>'
-                    f'<td data-label="Most attended words">{words}</td></tr>')
-    return ('<div class="scroll"><table class="alarms"><thead><tr><th scope="col">Time</th>'
+                    + (f'<td data-label="Nearest caption">{escape(a.caption)}</td>' if scored.captions else "")
+                    + (f'<td data-label="Most attended words">{words}</td>' if attends else "") + "</tr>")
+    return ('<div class="scroll"><table class="stack"><thead><tr><th scope="col">Time</th>'
             + ('<th scope="col">Frame</th>' if pictures else "") + '<th scope="col" class="n">Score</th>'
             + ('' if scored.truth is None else '<th scope="col" class="n">Overlap with truth</th>')
-            + '<th scope="col">Nearest caption</th><th scope="col">Most attended words</th></tr></thead><tbody>'
+            + ('<th scope="col">Nearest caption</th>' if scored.captions else "")
+            + ('<th scope="col">Most attended words</th>' if attends else "") + "</tr></thead><tbody>"
             + "".join(rows) + f"</tbody></table></div>{known}")
 
 
