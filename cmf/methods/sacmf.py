@@ -193,23 +193,27 @@ class TokenInformation(nn.Module):
         self.register_buffer("relevance", torch.zeros(n))
 
     def forward(self, image: Tensor, sequence: Tensor, present: Tensor) -> dict[str, Tensor]:
-        """Tokens (B, Ti, d) and (B, To, d), presence (B, T) -> importance, information, pointwise, probe."""
-        tokens = self.norm(torch.cat([image, sequence], 1))                     # (B, T, d)
-        complete = present.all(1)                                               # (B,)
-        scalars = (tokens * self.direction.detach()).sum(-1)                    # (B, T): the encoder's gradient
-        probed = (tokens.detach() * self.direction).sum(-1)                     # (B, T): the probe's gradient
-        ranks, probe_ranks = self._ranks(scalars, probed, complete)             # (B, T) in (0, 1)
+        """Tokens (B, Ti, d) and (B, To, d), presence (B, T) -> importance, information, pointwise, probe.
+
+        pointwise and probe are zero for samples that lack a modality.
+        """
+        rows = present.all(1).nonzero()[:, 0]                                   # (B',) complete samples
+        whole = lambda x: x.new_zeros(len(present), *x.shape[1:]).index_copy(0, rows, x)
+        tokens = self.norm(torch.cat([image, sequence], 1)[rows])               # (B', T, d)
+        scalars = (tokens * self.direction.detach()).sum(-1)                    # (B', T): the encoder's gradient
+        probed = (tokens.detach() * self.direction).sum(-1)                     # (B', T): the probe's gradient
+        ranks, probe_ranks = self._ranks(scalars, probed)                       # (B', T) in (0, 1)
         u, v = ranks.split(self.counts, 1)
         if self.training:
-            self._observe(scalars.detach()[complete])
-        pointwise = pairwise_logpdf(u, v, self.theta, self.rotated)             # (B, Ti, To)
+            self._observe(scalars.detach())
+        pointwise = pairwise_logpdf(u, v, self.theta, self.rotated)             # (B', Ti, To)
         information = gumbel_mi(self.theta)                                     # (Ti, To)
         k = torch.arange(1, self.BASIS + 1, device=tokens.device)
-        basis = torch.cos(torch.pi * k * probe_ranks[..., None])                # (B, T, BASIS)
-        probe = torch.einsum("btf,tfk->btk", basis, self.probe) + self.prior    # (B, T, K)
-        redundancy = self._redundancy(information, pointwise) * complete[:, None]  # (B, T)
+        basis = torch.cos(torch.pi * k * probe_ranks[..., None])                # (B', T, BASIS)
+        probe = torch.einsum("btf,tfk->btk", basis, self.probe) + self.prior    # (B', T, K)
+        redundancy = whole(self._redundancy(information, pointwise))            # (B, T)
         importance = normalised((self.relevance - redundancy) / self.config.temperature, present)
-        return dict(importance=importance, information=information, pointwise=pointwise, probe=probe)
+        return dict(importance=importance, information=information, pointwise=whole(pointwise), probe=whole(probe))
 
     def judge(self, probe: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the probes (B, T, K), nats; in passing, the running relevance of each token."""
@@ -226,13 +230,11 @@ class TokenInformation(nn.Module):
             self.table.fit(self.memory[: self.filled])
         return super().train(mode)
 
-    def _ranks(self, scalars: Tensor, probed: Tensor, complete: Tensor) -> tuple[Tensor, Tensor]:
+    def _ranks(self, scalars: Tensor, probed: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
-            ranks = self.table(scalars)
+            ranks = self.table(scalars) if len(scalars) else scalars
             return ranks, ranks
-        reference = torch.cat([scalars.detach()[complete], self.memory[: self.filled]])
-        if len(reference) < 2:
-            reference = scalars.detach()
+        reference = torch.cat([scalars.detach(), self.memory[: self.filled]])
         return soft_ecdf(scalars, reference), soft_ecdf(probed, reference)
 
     @torch.no_grad()
