@@ -127,7 +127,8 @@ def draw_scene(place: Place, light: str, weather: str, rng, dials: Dials = Dials
             if any(np.hypot(a.x - x, a.z - z) < max(wide, 3.0 if a.kind == "car" else .5) for a in actors):
                 continue
             running = kind != "car" or pose == "drive" or rng.random() < 0.35
-            size = rng.normal(1.0, .06) if kind == "person" else rng.uniform(.85, 1.25) if kind in ("smoke", "fire") else 1.0
+            sizes = {"person": rng.normal(1.0, .06), "smoke": rng.uniform(.8, 1.3), "fire": rng.uniform(.6, 1.2)}
+            size = sizes.get(kind, 1.0)
             actor = Actor(kind, x, z, heading, pose, float(rng.uniform(0, 2 * np.pi)), float(np.clip(size, .7, 1.3)),
                           int(rng.integers(1000)), bool(running), float(rng.uniform(.5, 1)))
             actors.append(actor)

@@ -88,8 +88,8 @@ def look_of(kind: str, look: int) -> Look:
     shade = np.exp(0.15 * rng.standard_normal())
     trousers = PAINT[str(rng.choice(["black", "blue", "grey", "brown"], p=[.4, .25, .2, .15]))]
     body = BODIES[int(rng.choice(4, p=[.42, .36, .14, .08]))]
-    return Look("" if kind in ("smoke", "fire", "bump") else name, tuple(float(v * shade) for v in PAINT[name]), trousers,
-                SKIN[rng.choice(4, p=[.4, .35, .15, .1])], HAIR[rng.choice(4, p=[.5, .25, .15, .1])],
+    return Look("" if kind in ("smoke", "fire", "bump") else name, tuple(float(v * shade) for v in PAINT[name]),
+                trousers, SKIN[rng.choice(4, p=[.4, .35, .15, .1])], HAIR[rng.choice(4, p=[.5, .25, .15, .1])],
                 float(rng.uniform(.35, .62)), int(rng.random() < 0.3), body)
 
 
@@ -126,6 +126,10 @@ class Stage:
         shade = None if self.sunny(actor) else 1.0
         return irradiance(self.place, self.light, self.weather, at * actor.x, at * (actor.y + height), at * actor.z,
                           normals, shade)
+
+    def round_falls(self, actor: Actor, height=1.0):
+        """Light on the side of something round that faces the camera, (3,)."""
+        return self.falls(actor, [(-.75, .3, -.6), (.75, .3, -.6), (0, .5, -.87)], height).mean(0)
 
     def heat(self, kelvin: float, emissivity: float = 0.95) -> np.float32:
         """Band radiance of a surface at this temperature; what it does not emit it mirrors from the cold sky."""

@@ -19,7 +19,7 @@ from cmf.simulate.street_surfaces import GLASS, GROUND, LAMP, LEAF, SKY, surface
 SMALLEST = 48                      # pixels, least side of a picture
 # sun, sky (irradiance), colour of the sky
 LIGHT = {"day": (2.2, 0.55, (.80, .93, 1.15)), "dusk": (0.0, 0.085, (.85, .85, 1.2)),
-         "night": (0.0, 0.0012, (.8, .9, 1.2))}
+         "night": (0.0, 0.0007, (.8, .9, 1.1))}
 LAMP_POWER = {"day": 0.0, "dusk": 0.9, "night": 0.9}
 CLOUDED = {"clear": 1.0, "rain": 0.0, "fog": 0.0}         # share of the sun that comes through
 SIGHT = {"clear": 1500.0, "rain": 260.0, "fog": 45.0}     # m, where contrast falls to 1 / e
@@ -49,7 +49,7 @@ def _shadow(place: Place, x, z):
     da, dl = (sx * c - sz * s) / sy, (sx * s + sz * c) / sy        # m across and along for each m of height
     shade = np.zeros(x.shape)
     for b in place.buildings:
-        low, high = sorted((b.side * b.front, b.side * (b.front + 14)))
+        low, high = sorted((b.side * b.front, b.side * (b.front + b.deep)))
         with np.errstate(divide="ignore", invalid="ignore"):
             enter_a, leave_a = (low - across) / da, (high - across) / da
             enter_l, leave_l = (b.near - along) / dl, (b.far - along) / dl
@@ -112,7 +112,7 @@ def _sky(place, light, weather, rays):
     dx, dy, dz = rays
     up = np.clip(dy / np.sqrt(dx * dx + dy * dy + dz * dz), 0, 1)
     hue = np.array(LIGHT[light][2])
-    level = {"day": 1.55, "dusk": 0.17, "night": 0.0022}[light]
+    level = {"day": 1.55, "dusk": 0.17, "night": 0.0014}[light]
     field = texture(place.texture // 1000, -3.0)
     cloud = field[(120 * up).astype(int) % 512, (90 * np.arctan2(dx, dz)).astype(int) % 512]
     cover = np.clip(0.5 + 0.6 * cloud, 0, 1) if weather == "clear" else np.ones_like(cloud) * 0.9 + 0.05 * cloud
@@ -184,7 +184,7 @@ def _background(place, light, weather, size) -> Background:
     falls = falls.repeat(2, 0).repeat(2, 1)
     sky, sky_kelvin = _sky(place, light, weather, s.rays)
     visible = s.albedo * falls
-    shines = {"day": 0.02, "dusk": 0.22, "night": 0.16}[light]
+    shines = {"day": 0.02, "dusk": 0.22, "night": 0.22}[light]
     visible += (s.lit * shines * np.where(s.kind == LAMP, 25.0 if light != "day" else 1.0, 1.0))[..., None] * \
         np.where((s.kind == LAMP)[..., None], place.lamp_colour, (1.0, .82, .55))
     glass = s.kind == GLASS
@@ -217,7 +217,8 @@ def _background(place, light, weather, size) -> Background:
     clear = np.exp(-depth / (3 * SIGHT[weather]))
     infrared = infrared * clear + (1 - clear) * band_radiance(air)
     exposure = _exposure(visible, light)
-    visible, infrared = _optics(visible, exposure, size[0], light), gaussian_filter(infrared, place.blur * size[0] / 240)
+    visible = _optics(visible, exposure, size[0], light)
+    infrared = gaussian_filter(infrared, place.blur * size[0] / 240)
     made = Background(visible.astype(np.float32), infrared.astype(np.float32), depth.astype(np.float32),
                       s.hides[::2, ::2].astype(np.float32), ground,
                       np.ones(size) if shade is None else shade, exposure, air, veil)
@@ -231,13 +232,13 @@ def _optics(visible, exposure, height, light):
     visible = gaussian_filter(visible, (0.5 * height / 240, 0.5 * height / 240, 0))
     if light != "day":
         excess = np.clip(visible - 1.0 / exposure, 0, 12.0 / exposure)
-        for width, share in ((0.012, 0.30), (0.045, 0.22)):
+        for width, share in ((0.012, 0.35), (0.045, 0.25)):
             visible = visible + share * gaussian_filter(excess, (width * height, width * height, 0))
     return visible
 
 
 def _exposure(visible, light):
     """Automatic exposure: aims at a middle grey, and gives up in the dark."""
-    wanted, most = {"day": (0.40, 2.5), "dusk": (0.33, 6.0), "night": (0.11, 14.0)}[light]
+    wanted, most = {"day": (0.40, 2.5), "dusk": (0.33, 6.0), "night": (0.085, 14.0)}[light]
     level = np.sqrt(np.clip(visible, 0, 1.0)).mean()
     return float(min(most, (wanted / max(level, 1e-4)) ** 2))

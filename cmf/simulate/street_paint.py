@@ -77,7 +77,9 @@ class Canvas:
 
     def glow(self, x, y, radius, colour):
         """Add light around a lamp or a flame, in the visible only."""
+        bounds = self.bounds
         found = self.box(x - 2.5 * radius, y - 2.5 * radius, x + 2.5 * radius, y + 2.5 * radius)
+        self.bounds = bounds                             # light around an actor is no part of it
         if found:
             where, columns, rows = found
             r2 = ((columns - x) ** 2 + (rows - y) ** 2) / (radius * radius)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 from cmf.simulate.street_actors import Actor, Stage, frame, look_of
-from cmf.simulate.street_paint import capsule, ellipse, light_ground
+from cmf.simulate.street_paint import capsule, ellipse, light_ground, polygon
 
 TALL = 1.72                        # m, at size 1
 SKIN_KELVIN = 305.0
@@ -28,7 +28,8 @@ def _angles(actor: Actor):
         return .515 + .02 * np.cos(2 * p), .22, (.15 + .8 * s, .15 - .8 * s), \
             (.35 + 1.1 * max(0, np.cos(p)), .35 + 1.1 * max(0, -np.cos(p))), (-.8 * s, .8 * s), (1.5, 1.5)
     if actor.pose == "ride":
-        return .56, .5, (.85 + .38 * s, .85 - .38 * s), (1.0 + .3 * np.cos(p), 1.0 - .3 * np.cos(p)), (1.25, 1.25), (.3, .3)
+        return .56, .5, (.85 + .38 * s, .85 - .38 * s), (1.0 + .3 * np.cos(p), 1.0 - .3 * np.cos(p)), \
+            (1.25, 1.25), (.3, .3)
     if actor.pose == "strike":
         return .50, .16 + .08 * s, (.35, -.35), (.2, .12), (1.45 + .35 * s, .5), (.55 - .5 * s, 1.5)
     return STILL[actor.pose]
@@ -84,13 +85,19 @@ def shadow(stage: Stage, actor: Actor):
                          heat=0.0)
 
 
+def _seat(stage: Stage, actor: Actor):
+    back = -0.05 * frame(actor)[0]
+    at, half, top = np.array((actor.x, actor.y, actor.z)) + back, 0.28 * actor.size, 0.24 * TALL * actor.size
+    return stage.project(at + np.array([(-half, 0, 0), (half, 0, 0), (half, top, 0), (-half, top, 0)]))
+
+
 def draw(stage: Stage, actor: Actor):
     """Limbs from far to near, then torso and head."""
     look, joints = look_of("person", actor.look), skeleton(actor)
     names = list(joints)
     pixels = dict(zip(names, stage.project(np.array([joints[n] for n in names])), strict=True))
     scale = stage.focal / max(stage.axis(actor), 0.5) * TALL * actor.size     # pixels of a body's height
-    falls = stage.falls(actor, [(-.75, .3, -.6), (.75, .3, -.6), (0, .5, -.87)]).mean(0)
+    falls = stage.round_falls(actor)
     sun = stage.place.sun
     light = np.array((np.sign(sun[0]) * 0.9, -.45)) if stage.sunny(actor) else np.array((0.0, -.45))
     air, warm = stage.air, look.warm if actor.running else 0.0
@@ -119,10 +126,14 @@ def draw(stage: Stage, actor: Actor):
     def arm(side):
         a, b, c = (pixels[f"{side} {n}"] for n in ("shoulder", "elbow", "hand"))
         capsule(canvas, a, b, .034 * r, .028 * r, shirt * .92, heat(warm * .9), light)
-        capsule(canvas, b, c, .026 * r, .02 * r, skin if sleeve else shirt * .9, heat(.8 if sleeve else warm * .8), light)
+        capsule(canvas, b, c, .026 * r, .02 * r, skin if sleeve else shirt * .9, heat(.8 if sleeve else warm * .8),
+                light)
         ellipse(canvas, c, .024 * r, .024 * r, skin, heat(.78))
 
     away = np.cos(actor.heading) > 0                       # seen from behind
+    if actor.pose == "sit":                                # on a low block
+        block = _seat(stage, actor)
+        polygon(canvas, block, np.array((.22, .21, .2)) * falls, stage.heat(air + 1.0), marks=False)
     arm(far)
     leg(far)
     leg(near)
@@ -130,8 +141,8 @@ def draw(stage: Stage, actor: Actor):
     across = abs(np.cos(actor.heading)) if actor.pose != "lie" else 0.6
     broad = (.075 + .055 * across) * r
     if look.pack and not away:
-        capsule(canvas, neck + (0, .04 * r), 0.5 * (neck + pelvis), broad * 1.05, broad, np.array((.05, .06, .1)) * falls,
-                heat(.12), light)
+        capsule(canvas, neck + (0, .04 * r), 0.5 * (neck + pelvis), broad * 1.05, broad,
+                np.array((.05, .06, .1)) * falls, heat(.12), light)
     capsule(canvas, neck + (pelvis - neck) * .22, pelvis, broad, broad * .82, shirt, heat(warm), light)
     if look.pack and away:
         capsule(canvas, neck + (pelvis - neck) * .25, neck + (pelvis - neck) * .72, broad * .85, broad * .8,

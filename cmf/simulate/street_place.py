@@ -33,9 +33,14 @@ class Building:
     storey: float                  # height of a storey
     bay: float                     # distance from window to window
     glass: float                   # share of a bay that is window
-    material: int                  # 0 plaster, 1 brick, 2 panels
+    material: int                  # 0 plaster, 1 brick, 2 panels, 3 a hedge
     warm: float                    # K, how much warmer its windows are than the air
     seed: int
+
+    @property
+    def deep(self) -> float:
+        """How far it reaches away from the road."""
+        return 1.2 if self.material == 3 else 14.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Tree:
     spread: float                  # radius of the crown; 0 for a bare pole
     base: float                    # height of the crown's lower edge
     seed: int
-    kind: str = "tree"             # tree, hedge, pole, lamp, bollard, bin, sign
+    kind: str = "tree"             # tree, pole, lamp, bollard, bin, sign
 
 
 @dataclass(frozen=True)
@@ -141,11 +146,18 @@ def _buildings(rng, split, road, pavement, open_side):
             if side != open_side or rng.random() < 0.15:
                 made.append(Building(
                     side, along, along + length, road + pavement + rng.choice([0.1, 0.3, rng.uniform(1, 7)]),
-                    float(rng.choice([2, 3, 4, 5, 7], p=[.25, .3, .2, .15, .1]) * 3.2 + rng.uniform(0.3, 1.5)),
+                    float(rng.choice([2, 3, 4, 5, 7], p=[.12, .25, .28, .2, .15]) * 3.2 + rng.uniform(0.3, 1.5)),
                     _colour(rng, WALLS[split][rng.integers(len(WALLS[split]))], 0.12), rng.uniform(2.9, 3.5),
                     rng.uniform(2.0, 4.2), rng.uniform(0.35, 0.7), int(rng.integers(3)), rng.uniform(0.5, 6.0),
                     int(rng.integers(2**31))))
             along += length + gap
+        if side == open_side:
+            along = rng.uniform(-6, 2)
+            while along < 90:
+                length = rng.uniform(6, 25)
+                made.append(Building(side, along, along + length, road + pavement + 0.3, rng.uniform(.8, 1.9),
+                                     (0, 0, 0), 1, 1, 0, 3, 0.0, int(rng.integers(2**31))))
+                along += length + rng.choice([0.0, 1.5, 4.0])
     return tuple(made)
 
 
@@ -166,9 +178,6 @@ def _plants(rng, road, pavement, point, open_side):
             add(side * (road + rng.uniform(0.8, 1.4) + (rng.uniform(0, 4) if side == open_side else 0)), along, height,
                 rng.uniform(2.0, 4.2), rng.uniform(1.9, 2.9), "tree")
             along += rng.uniform(5, 14)
-        if side == open_side:
-            for along in np.arange(4, 90, 2.6):
-                add(side * (road + pavement + rng.uniform(0.6, 1.1)), along, rng.uniform(.9, 1.9), 1.5, 0.0, "hedge")
         if rng.random() < 0.5:
             for along in np.arange(rng.uniform(3, 6), 60, rng.choice([2.0, 3.5])):
                 add(side * (road + 0.35), along, 0.9, 0.0, 0.0, "bollard")
@@ -183,7 +192,6 @@ def _plants(rng, road, pavement, point, open_side):
     return tuple(made), tuple(lamps)
 
 
-@lru_cache(maxsize=256)
 def place(split: str, number: int) -> Place:
     """The place `number` of a split. Splits share no place, palette, texture or camera.
 
@@ -197,7 +205,11 @@ def place(split: str, number: int) -> Place:
         raise ValueError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
     if number < 0:
         raise ValueError(f"place number {number}: expected 0 or more")
-    number = int(number) % PLACES[split]
+    return _place(split, int(number) % PLACES[split])
+
+
+@lru_cache(maxsize=256)
+def _place(split: str, number: int) -> Place:
     rng = np.random.default_rng((71, SPLITS.index(split), number))
     shift = split == "shift"
     high = rng.random() < 0.3

@@ -180,7 +180,7 @@ def render(scene: Scene, size=(128, 160), seed: int = 0) -> Picture:
         streaks = _streaks(size)[y:y + size[0], x:x + size[1], None]
         canvas.visible += streaks * (0.12 * base.veil + 0.10 * canvas.visible).astype(np.float32)
     gain = base.exposure * rng.uniform(0.85, 1.15)
-    noise = 1.0 * np.sqrt(gain / 0.8) * scene.visible_noise
+    noise = 0.85 * np.sqrt(gain / 0.8) * scene.visible_noise
     visible = expose_visible(canvas.visible, gain * scene.exposure, noise, _falloff(scene.place, size), rng)
     infrared = canvas.infrared
     if any(scene.offset):

@@ -38,7 +38,9 @@ def _noise(channels: int) -> np.ndarray:
     rng = np.random.default_rng((6, channels))
     field = rng.standard_normal((2 * TILE, 2 * TILE, channels), dtype=np.float32)
     if channels == 3:                                # colours are interpolated on the chip: noise has a grain
-        field = 0.75 * field + 0.5 * np.roll(field, 1, axis=1) + 0.35 * field.mean(axis=2, keepdims=True)
+        field = field + 0.6 * field.mean(axis=2, keepdims=True)
+        field = field + 0.7 * np.roll(field, 1, axis=1)
+        field = field + 0.7 * np.roll(field, 1, axis=0)
         field /= field.std()
     return field
 

@@ -70,7 +70,7 @@ def _ground(place: Place, s: Surfaces, f: float):
         paint = np.maximum(paint, stripe * (np.abs(along - place.crossing - 1.6) < 1.6))
     paint = (paint * worn * (side < place.road))[..., None]
     albedo = albedo * (1 - paint) + 0.62 * paint
-    kelvin = np.zeros((*t.shape, 3)) + (3.5, -0.6, 1.6)
+    kelvin = np.zeros((*t.shape, 3)) + (4.5, -0.6, 1.6)
     # pavement
     flags = np.maximum(_lines(along, 0.6, 0.02, long), _lines(across, 0.6, 0.02, foot)) * (place.paving != 1)
     tone = np.array((.24, .225, .20)) if place.paving == 0 else np.array((.17, .165, .16))
@@ -109,11 +109,25 @@ def _walls(place: Place, s: Surfaces, f: float):
                     t = (b.near - l0) / dl
                 across, along, up = a0 + t * da, l0 + t * dl, place.height + t * dy
                 u = along - b.near if facing == "front" else b.side * across - b.front
-                width = b.far - b.near if facing == "front" else 14.0
+                width = b.far - b.near if facing == "front" else b.deep
                 hit = (t > 0.3) & (t < s.depth) & (u >= 0) & (u < width) & (up > 0) & (up < b.height)
+                if b.material == 3 and hit.any():      # the cut of a hedge is uneven
+                    hit &= up < b.height - 0.10 - 0.10 * sample(place.texture, u, 0 * u, 40)
                 if hit.any():
                     normal = (-b.side * c, 0, b.side * sn) if facing == "front" else (-sn, 0, -c)
                     _facade(s, b, hit, u[hit], up[hit], t[hit], width, normal, f, place, facing == "front")
+                    if b.material == 3:
+                        _hedge(place, s, hit, u[hit], up[hit], b, normal)
+
+
+def _hedge(place, s, hit, u, up, b, normal):
+    big, small = sample(place.texture + 7, u, up, 30, -2.2), sample(place.texture + 8, u, up, 70, -1.2)
+    tone = np.exp(0.45 * small + 0.3 * big + 0.9 * (up / b.height - 0.7))
+    s.kind[hit] = LEAF
+    s.albedo[hit] = np.array(place.leaves) * tone[:, None]
+    s.normal[hit] = np.array(normal) + np.stack((.3 * small, .4 + .2 * big, .3 * big), -1)
+    s.kelvin[hit] = (2.0, .8, .6) + (.25 * big + .25 * small)[:, None]
+    s.lit[hit] = 0
 
 
 def _facade(s, b, hit, u, up, t, width, normal, f, place, front):
@@ -128,7 +142,7 @@ def _facade(s, b, hit, u, up, t, width, normal, f, place, front):
         tone = tone * (1 - 0.45 * np.maximum(_lines(up, b.storey, .05, foot), _lines(u, b.bay, .04, foot)))
     tone = tone * (1 - 0.30 * np.exp(-up / 0.5))          # dirt near the ground
     colour = np.array(b.colour) * tone[..., None]
-    kelvin = np.zeros((u.size, 3)) + (4.5, 1.0, 2.2) + (0.7 * sample(base + b.seed % 983, u, up, 3, -2.6))[..., None]
+    kelvin = np.zeros((u.size, 3)) + (5.5, 1.0, 2.2) + (0.7 * sample(base + b.seed % 983, u, up, 3, -2.6))[..., None]
     # windows
     storey, bay = np.floor(up / b.storey).astype(int), np.floor(u / b.bay).astype(int)
     pu, pv = u / b.bay - bay, up / b.storey - storey
@@ -165,7 +179,7 @@ def _facade(s, b, hit, u, up, t, width, normal, f, place, front):
     s.albedo[hit] = colour
     s.kelvin[hit] = kelvin
     s.normal[hit] = normal
-    s.lit[hit] = np.where(glass & ~frame & (pick > 0.72), 0.3 + 0.7 * ((pick * 31) % 1), 0.0) \
+    s.lit[hit] = np.where(glass & ~frame & (pick > np.where(ground_floor, .5, .74)), 0.3 + 0.7 * ((pick * 31) % 1), 0.0) \
         + 0.5 * (board & (b.seed % 2 == 0))
 
 
@@ -200,13 +214,13 @@ def _things(place: Place, s: Surfaces):
         reach = max(item.spread, 0.9) * 1.25 * scale
         x0, x1 = int(max(base[0] - reach, 0)), int(min(base[0] + reach + 2, size[1]))
         y0, y1 = int(max(top[1] - 0.3 * scale, 0)), int(min(base[1] + 2, size[0]))
-        if axis[0] < (4.5 if item.kind in ("tree", "hedge") else 2.0) or x0 >= x1 or y0 >= y1:
+        if axis[0] < (4.5 if item.kind == "tree" else 2.0) or x0 >= x1 or y0 >= y1:
             continue
         box = slice(y0, y1), slice(x0, x1)
         u = (np.arange(x0, x1)[None] - base[0]) / scale                    # m to the right of its foot
         v = (base[1] - np.arange(y0, y1)[:, None]) / scale                 # m above the ground
         rng = np.random.default_rng(item.seed)
-        if item.kind in ("tree", "hedge"):
+        if item.kind == "tree":
             _tree(place, s, box, item, u, v, depth, scale, rng)
             continue
         wide = {"pole": .11, "lamp": .09, "sign": .04, "bollard": .06, "bin": .28}[item.kind]
@@ -234,19 +248,15 @@ def _tree(place, s, box, item, u, v, depth, scale, rng):
     at = rng.integers(TILE, size=2)
     big = sample(place.texture + 7, u + at[0], v + at[1], 22, -2.2)
     small = sample(place.texture + 8, u + at[1], v + at[0], 60, -1.2)
-    if item.kind == "hedge":
-        mask = (v > 0) & (v < item.height * (0.93 + 0.05 * big) * np.clip(2.6 - 1.3 * np.abs(u), 0, 1) ** .5)
-        lift = np.clip(v / item.height, 0, 1)
-    else:
-        trunk = np.abs(u - 0.12 * np.sin(v)) < 0.04 * item.height ** 0.5 * (1.3 - 0.5 * v / item.height) * 1.3
-        trunk &= (v > 0) & (v < item.height * 0.75)
-        _put(s, box, trunk, depth, THING, np.array((.10, .085, .065)) * np.exp(.25 * small)[..., None],
-             (2.5, 1.0, 1.2), (-.5 * np.sign(place.sun[0]), .2, -.8))
-        middle, half = 0.5 * (item.base + item.height), 0.5 * (item.height - item.base)
-        reach = np.hypot(u / item.spread, (v - middle) / half) + 0.13 * big
-        holes = 0.35 + 0.85 * np.clip(1.05 - reach, 0, 1)
-        mask = (reach < 1.0) & (small * 0.4 + 0.3 * big > -holes)
-        lift = np.clip((v - item.base) / (2 * half), 0, 1)
+    trunk = np.abs(u - 0.12 * np.sin(v)) < 0.04 * item.height ** 0.5 * (1.3 - 0.5 * v / item.height) * 1.3
+    trunk &= (v > 0) & (v < item.height * 0.75)
+    _put(s, box, trunk, depth, THING, np.array((.10, .085, .065)) * np.exp(.25 * small)[..., None],
+         (2.5, 1.0, 1.2), (-.5 * np.sign(place.sun[0]), .2, -.8))
+    middle, half = 0.5 * (item.base + item.height), 0.5 * (item.height - item.base)
+    reach = np.hypot(u / item.spread, (v - middle) / half) + 0.13 * big
+    holes = 0.35 + 0.85 * np.clip(1.05 - reach, 0, 1)
+    mask = (reach < 1.0) & (small * 0.4 + 0.3 * big > -holes)
+    lift = np.clip((v - item.base) / (2 * half), 0, 1)
     tone = np.exp(0.45 * small + 0.35 * big + 0.5 * (lift - 0.6))
     normal = np.stack(np.broadcast_arrays(0.8 * u / max(item.spread, 1) + .3 * small, .3 + .5 * lift + .2 * big,
                                           -0.7 * np.ones_like(u + v)), -1)

@@ -85,12 +85,15 @@ def fire_shadow(stage: Stage, actor: Actor):
     """Scorched ground and, in the dark, the light that it throws on the ground."""
     ring = np.linspace(0, 2 * np.pi, 11)[:-1]
     scale = stage.focal / max(stage.axis(actor), 0.5)
-    spot = stage.project([(actor.x + .7 * actor.size * np.cos(a), 0, actor.z + .7 * actor.size * np.sin(a)) for a in ring])
-    light_ground(stage.canvas, stage.base.ground, spot, .5 * scale, .6, heat=float(_heats(stage, 300) - stage.heat(stage.air)))
+    circle = np.stack((np.cos(ring), 0 * ring, np.sin(ring)), 1)
+    at = np.array((actor.x, 0, actor.z))
+    warm = float(_heats(stage, 300) - stage.heat(stage.air))
+    spot = stage.project(at + .7 * actor.size * circle)
+    light_ground(stage.canvas, stage.base.ground, spot, .5 * scale, .6, heat=warm)
     if stage.dark:
         wide = 3.2 * actor.size
         if actor.z - wide > 1.0:
-            spot = stage.project([(actor.x + wide * np.cos(a), 0, actor.z + wide * np.sin(a)) for a in ring])
+            spot = stage.project(at + wide * circle)
             light_ground(stage.canvas, stage.base.ground, spot, 2.6 * scale * actor.size, 0,
                          np.array((.07, .032, .01)) * actor.strength)
 
@@ -105,7 +108,7 @@ def _flat(stage, actor, points):
 def bag(stage: Stage, actor: Actor):
     """A suitcase or a soft bag with a handle, at the temperature of the air."""
     look = look_of("bag", actor.look)
-    light = stage.falls(actor, [(0, .3, -.95)], .3)[0]
+    light = stage.round_falls(actor, .3)
     paint, heat = np.array(look.paint) * light, stage.heat(stage.air + .4, .93)
     scale = stage.focal / max(stage.axis(actor), 0.5) * actor.size
     (base,) = stage.project([(actor.x, actor.y, actor.z)])
@@ -127,14 +130,15 @@ def bag(stage: Stage, actor: Actor):
 def barrier(stage: Stage, actor: Actor):
     """A striped board on two legs across its heading; stripes only in the visible."""
     look = look_of("barrier", actor.look)
-    light = stage.falls(actor, [(0, .2, -1)], .8)[0]
+    light = stage.round_falls(actor, .8)
     heat = stage.heat(stage.air + (1.5 if stage.sunny(actor) else -.8), .9)
     legs = _flat(stage, actor, [(-.75, 0, 0), (-.75, 1.0, 0), (.75, 0, 0), (.75, 1.0, 0)])
     scale = stage.focal / max(stage.axis(actor), 0.5) * actor.size
     for i in (0, 2):
         capsule(stage.canvas, legs[i], legs[i + 1], .03 * scale, .03 * scale, np.array((.3, .3, .3)) * light, heat)
     for low in (.42, .74):
-        polygon(stage.canvas, _flat(stage, actor, [(-.95, low, 0), (.95, low, 0), (.95, low + .25, 0), (-.95, low + .25, 0)]),
+        board = [(-.95, low, 0), (.95, low, 0), (.95, low + .25, 0), (-.95, low + .25, 0)]
+        polygon(stage.canvas, _flat(stage, actor, board),
                 np.array((.62, .62, .6)) * light, heat)
         for i in range(4):
             x = -.95 + .5 * i
@@ -147,12 +151,12 @@ def bump(stage: Stage, actor: Actor):
     light = stage.falls(actor, [(0, .9, -.4)], .05)[0]
     heat = stage.heat(stage.air + (5.0 if stage.sunny(actor) else 1.0 if stage.light == "day" else -1.5), .95)
     half = 1.5
-    polygon(stage.canvas, _flat(stage, actor, [(-half, 0, -.25), (half, 0, -.25), (half, .06, 0), (half, 0, .25), (-half, 0, .25),
-                                               (-half, .06, 0)]), np.array((.03, .03, .03)) * light, heat)
-    for i in range(6):
-        x = -half + .5 * i
-        polygon(stage.canvas, _flat(stage, actor, [(x, 0, -.25), (x + .25, 0, -.25), (x + .25, .06, 0), (x + .25, 0, .25),
-                                                   (x, 0, .25), (x, .06, 0)]), np.array((.55, .40, .04)) * light, None)
+    for foot in sorted((-.25, .25), key=lambda f: -f * np.cos(actor.heading)):        # the farther slope first
+        for k in range(7):
+            x, wide = (-half, 2 * half) if k == 0 else (-half + .5 * (k - 1), .25)
+            slope = [(x, 0, foot), (x + wide, 0, foot), (x + wide, .06, 0), (x, .06, 0)]
+            paint = np.array((.55, .40, .04)) if k else np.array((.03, .03, .03))
+            polygon(stage.canvas, _flat(stage, actor, slope), paint * light, None if k else heat)
 
 
 def spot_shadow(stage: Stage, actor: Actor):

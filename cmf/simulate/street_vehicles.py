@@ -8,10 +8,10 @@ from cmf.simulate.street_paint import capsule, disc, light_ground, polygon
 
 # length, width, wheel radius; profiles along the car (front positive) and up, clockwise from the rear sill, m
 SHAPES = {
-    "saloon": (4.5, 1.76, .32, ((-2.25, .25), (-2.22, .80), (-1.6, .98), (.75, .98), (2.1, .76), (2.25, .50), (2.2, .25)),
-               ((-1.65, .95), (-.95, 1.42), (.15, 1.45), (1.0, .95))),
-    "hatchback": (3.9, 1.68, .31, ((-1.95, .25), (-1.95, .85), (-1.8, 1.0), (.8, 1.0), (1.8, .78), (1.95, .5), (1.9, .25)),
-                  ((-1.85, .98), (-1.55, 1.48), (.1, 1.52), (.98, .98))),
+    "saloon": (4.5, 1.76, .32, ((-2.25, .25), (-2.22, .80), (-1.6, .98), (.75, .98), (2.1, .76), (2.25, .50),
+                                (2.2, .25)), ((-1.65, .95), (-.95, 1.42), (.15, 1.45), (1.0, .95))),
+    "hatchback": (3.9, 1.68, .31, ((-1.95, .25), (-1.95, .85), (-1.8, 1.0), (.8, 1.0), (1.8, .78), (1.95, .5),
+                                   (1.9, .25)), ((-1.85, .98), (-1.55, 1.48), (.1, 1.52), (.98, .98))),
     "van": (4.7, 1.85, .33, ((-2.35, .28), (-2.35, 1.12), (1.5, 1.12), (2.3, .9), (2.35, .5), (2.3, .28)),
             ((-2.33, 1.1), (-2.25, 1.95), (.9, 1.98), (1.6, 1.1))),
     "truck": (6.4, 2.1, .42, ((-3.2, .55), (-3.2, 2.7), (1.2, 2.7), (1.2, .55)),
@@ -157,7 +157,7 @@ def draw(stage: Stage, actor: Actor):
 def _wheels(car, sides, radius, length, width, hot):
     stage, actor = car.stage, car.actor
     tyre = stage.heat(stage.air + 0.5 + 8 * hot, 0.95)
-    rim = stage.heat(stage.air - 1 + 9 * hot, 0.7)
+    rim = stage.heat(stage.air + 9 * hot, 0.86)
     light = stage.falls(actor, [(0, 0.1, -1)])[0]
     for sign in sides:
         for along in (-.30 * length, .31 * length):
@@ -177,7 +177,8 @@ def _ends(car, body, length, width, hot):
             continue
         along = sign * (length / 2 - 0.01)
         light = stage.falls(actor, [car.turn(sign, 0, 0)])[0]
-        bumper = [(along, -width * .48, .30), (along, width * .48, .30), (along, width * .48, .46), (along, -width * .48, .46)]
+        half = width * .48
+        bumper = [(along, -half, .30), (along, half, .30), (along, half, .46), (along, -half, .46)]
         polygon(stage.canvas, car.flat(bumper), np.array(car.look.paint) * .55 * light, None)
         plate = [(along, -.26, .46), (along, .26, .46), (along, .26, .57), (along, -.26, .57)]
         polygon(stage.canvas, car.flat(plate), np.array((.6, .6, .52)) * light, None)
@@ -228,5 +229,5 @@ def bicycle(stage: Stage, actor: Actor):
 def bicycle_shadow(stage: Stage, actor: Actor):
     """A narrow dark patch."""
     car = _Car(stage, actor)
-    light_ground(stage.canvas, stage.base.ground, car.flat([(-.8, -.12, 0), (-.8, .12, 0), (.8, .12, 0), (.8, -.12, 0)]),
-                 0.2 * car.scale, 0.4)
+    patch = [(-.8, -.12, 0), (-.8, .12, 0), (.8, .12, 0), (.8, -.12, 0)]
+    light_ground(stage.canvas, stage.base.ground, car.flat(patch), 0.2 * car.scale, 0.4)

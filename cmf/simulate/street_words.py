@@ -24,10 +24,11 @@ POSE = {"stand": "standing", "walk": "walking", "run": "running", "sit": "sittin
         "crouch": "crouching", "strike": "with an arm out", "ride": "riding"}
 TIME = {"day": ("in daylight", "by day", "in the daytime"), "dusk": ("at dusk", "at twilight", "in the evening light"),
         "night": ("at night", "in the dark", "at night time")}
-SKY = {"clear": ("", "in clear weather", ""), "rain": ("in the rain", "on a wet road", "while it rains"),
-       "fog": ("in fog", "in the mist", "on a foggy street")}
+SKY = {"clear": ("", "in clear weather", ""), "rain": ("in the rain", "with wet ground", "while it rains"),
+       "fog": ("in fog", "in the mist", "in foggy air")}
 STREET = ("a street", "a road between pavements", "a city street")
-EMPTY = ("{street} without people or cars {time} {sky}", "an empty {place} {time} {sky}", "nothing moves on {street} {time} {sky}")
+EMPTY = ("{street} without people or cars {time} {sky}", "an empty {place} {time} {sky}",
+         "nothing moves on {street} {time} {sky}")
 FRAMES = ("{things} on {street} {time} {sky}", "{street} {time} {sky} with {things}", "{time} {sky}: {things}",
           "a picture of {things} {time} {sky}", "{things}, {time} {sky}")
 
@@ -68,7 +69,7 @@ def _groups(scene, found, rng):
         names = OTHER[kind] if kind in OTHER and rng.random() < 0.35 else NOUNS[kind]
         n = len(members)
         shirt = f"in {members[0][1]}" if kind == "person" and n == 1 and members[0][1] else ""
-        article = "one" if n == 1 and rng.random() < .3 else ("a" if n == 1 else NUMBERS[n] if n < len(NUMBERS) else str(n))
+        article = ("one" if rng.random() < .3 else "a") if n == 1 else NUMBERS[n] if n < len(NUMBERS) else str(n)
         phrases.append(" ".join(w for w in (article, colour, names[n > 1], shirt, pose, place) if w))
     return [phrases[k] for k in rng.permutation(len(phrases))]
 
@@ -113,7 +114,7 @@ def prompt(scene: Scene, modality: str = "fusion", boxes=None, size=(96, 120)) -
     if modality == "visible":
         return _tidy(f"a {' '.join(poor) or 'clear'} visible picture of {things}")
     if modality == "infrared":
-        return _tidy(f"a {'noisy ' if scene.infrared_noise > 1.5 else ''}infrared picture of {things}")
+            return _tidy(f"{'a noisy' if scene.infrared_noise > 1.5 else 'an'} infrared picture of {things}")
     return _tidy(f"a clear fused picture of {things} with the detail of the visible and the warmth of the infrared")
 
 
