@@ -20,7 +20,7 @@ SMALLEST = 48                      # pixels, least side of a picture
 # sun, sky (irradiance), colour of the sky
 LIGHT = {"day": (2.2, 0.55, (.80, .93, 1.15)), "dusk": (0.0, 0.085, (.85, .85, 1.2)),
          "night": (0.0, 0.0007, (.8, .9, 1.1))}
-LAMP_POWER = {"day": 0.0, "dusk": 0.9, "night": 0.9}
+LAMP_POWER = {"day": 0.0, "dusk": 0.9, "night": 1.0}
 CLOUDED = {"clear": 1.0, "rain": 0.0, "fog": 0.0}         # share of the sun that comes through
 SIGHT = {"clear": 1500.0, "rain": 260.0, "fog": 45.0}     # m, where contrast falls to 1 / e
 EMISSIVITY = 0.95
@@ -184,7 +184,7 @@ def _background(place, light, weather, size) -> Background:
     falls = falls.repeat(2, 0).repeat(2, 1)
     sky, sky_kelvin = _sky(place, light, weather, s.rays)
     visible = s.albedo * falls
-    shines = {"day": 0.02, "dusk": 0.22, "night": 0.22}[light]
+    shines = {"day": 0.02, "dusk": 0.22, "night": 0.45}[light]
     visible += (s.lit * shines * np.where(s.kind == LAMP, 25.0 if light != "day" else 1.0, 1.0))[..., None] * \
         np.where((s.kind == LAMP)[..., None], place.lamp_colour, (1.0, .82, .55))
     glass = s.kind == GLASS
@@ -229,7 +229,7 @@ def _background(place, light, weather, size) -> Background:
 
 def _optics(visible, exposure, height, light):
     """Blur of the lens, and glare around what is brighter than the camera can show."""
-    visible = gaussian_filter(visible, (0.5 * height / 240, 0.5 * height / 240, 0))
+    visible = gaussian_filter(visible, (0.6 * height / 240, 0.6 * height / 240, 0))
     if light != "day":
         excess = np.clip(visible - 1.0 / exposure, 0, 12.0 / exposure)
         for width, share in ((0.012, 0.35), (0.045, 0.25)):
@@ -239,6 +239,6 @@ def _optics(visible, exposure, height, light):
 
 def _exposure(visible, light):
     """Automatic exposure: aims at a middle grey, and gives up in the dark."""
-    wanted, most = {"day": (0.40, 2.5), "dusk": (0.33, 6.0), "night": (0.085, 14.0)}[light]
+    wanted, most = {"day": (0.40, 2.5), "dusk": (0.33, 6.0), "night": (0.10, 14.0)}[light]
     level = np.sqrt(np.clip(visible, 0, 1.0)).mean()
     return float(min(most, (wanted / max(level, 1e-4)) ** 2))

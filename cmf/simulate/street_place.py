@@ -185,7 +185,7 @@ def _plants(rng, road, pavement, point, open_side):
         while along < 130:
             x, z = add(side * (road + 0.6), along, 6.5, 0.0, 0.0, "lamp")
             lamps.append((x - side * 1.2, 6.4, z))
-            along += rng.uniform(22, 34)
+            along += rng.uniform(26, 46)
         for kind, height, share in (("pole", rng.uniform(6.5, 8.5), .5), ("sign", 2.6, .6), ("bin", 1.0, .5)):
             if rng.random() < share:
                 add(side * (road + rng.uniform(.5, 1.0)), rng.uniform(7, 30), height, 0.0, 0.0, kind)

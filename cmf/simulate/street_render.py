@@ -185,8 +185,8 @@ def render(scene: Scene, size=(128, 160), seed: int = 0) -> Picture:
     infrared = canvas.infrared
     if any(scene.offset):
         infrared = move(infrared, scene.offset, order=1, mode="nearest")
-    black = band_radiance(base.air - 3.3 + rng.uniform(-.5, .5))
-    gain = 185.0 / (band_radiance(303.5) - black) * rng.uniform(0.85, 1.15)
+    black = band_radiance(base.air - 2.7 + rng.uniform(-.5, .5))
+    gain = 220.0 / (band_radiance(303.5) - black) * rng.uniform(0.85, 1.15)
     infrared = expose_infrared(infrared, black, gain, 1.15 * scene.infrared_noise,
                                fixed_pattern(scene.place.texture, size), rng)
     kinds = np.array([0] + [1 + KINDS.index(a.kind) for a in scene.actors], np.uint8)

@@ -179,7 +179,8 @@ def _facade(s, b, hit, u, up, t, width, normal, f, place, front):
     s.albedo[hit] = colour
     s.kelvin[hit] = kelvin
     s.normal[hit] = normal
-    s.lit[hit] = np.where(glass & ~frame & (pick > np.where(ground_floor, .5, .74)), 0.3 + 0.7 * ((pick * 31) % 1), 0.0) \
+    bright = glass & ~frame & (pick > np.where(ground_floor, .5, .74))
+    s.lit[hit] = np.where(bright, 0.3 + 0.7 * ((pick * 31) % 1), 0.0) \
         + 0.5 * (board & (b.seed % 2 == 0))
 
 

@@ -70,14 +70,14 @@ def fire(stage: Stage, actor: Actor):
     noise = _turbulence(0.8 * u, 0.5 * v, actor.look % 50, 1.7 * actor.phase)
     sway = 0.12 * np.sin(actor.phase + 5 * v)
     body = 1.0 - np.abs(u - sway) / (0.15 + 0.62 * np.sqrt(np.clip(1 - v, 0, 1))) - 0.55 * np.clip(v, 0, 1)
-    core = body + 0.15 + 0.38 * noise
-    alpha = np.clip(2.6 * core, 0, 1) * np.clip(v * 14, 0, 1)
+    core = body + 0.18 - 0.35 * np.clip(v, 0, 1) ** 2 + 0.38 * noise
+    alpha = np.clip(2.6 * core, 0, 1) * np.clip(v * 14, 0, 1) * np.clip(8 - 8 * v, 0, 1)
     heat = np.clip(core * 1.1, 0, 1.3)[..., None]
-    shine = {"day": 1.5, "dusk": 1.0, "night": .8}[stage.light]
-    colour = shine * (np.array((1.3, .32, .02)) * (1 - np.clip(heat, 0, 1)) + np.array((1.9, 1.3, .45)) * heat)
+    shine = 0.9 / stage.base.exposure                      # flames nearly saturate whatever the exposure
+    colour = shine * (np.array((1.0, .22, .02)) * (1 - np.clip(heat, 0, 1)) + np.array((1.5, 1.0, .28)) * heat)
     stage.canvas.blend(where, alpha, colour, np.clip(alpha * 1.4, 0, 1), _heats(stage, 420.0), alpha > 0.35)
     if stage.dark:
-        glow = np.array((.035, .016, .004)) * actor.strength * shine
+        glow = np.array((.035, .016, .004)) * actor.strength
         stage.canvas.glow(base[0], base[1] - 0.4 * high * scale, 1.6 * high * scale, glow)
 
 
