@@ -16,7 +16,10 @@ from functools import cached_property
 import numpy as np
 
 from cmf.simulate import surveillance_life as life
+from cmf.simulate.street_actors import Actor, look_of
 from cmf.simulate.street_place import LIGHTS, PLACES, SPLITS
+from cmf.simulate.street_render import Picture, Scene
+from cmf.simulate.surveillance_camera import film
 from cmf.simulate.surveillance_events import CLASSES, EVENTS, LIKE, Event
 from cmf.simulate.surveillance_tracks import Track
 from cmf.simulate.surveillance_words import EYE, Caption, Sight, choose, describe, miswrite
@@ -36,12 +39,12 @@ class Dials:
 
     missed: float = 0.25     # 0 to 1, probability that a caption of an event tells of something else
     replaced: float = 0.03   # 0 to 1, share of the captions' words replaced by other words
-    jitter: float = 0.5      # s, standard deviation of the time that a caption is really about
+    jitter: float = 0.4      # s, standard deviation of the time that a caption is really about
     delay: float = 0.0       # s, how late captions are
     silent: float = 0.0      # 0 to 1, share of captions that are missing
     overlap: float = 0.0     # 0 to 1: what onlookers overlook is chance (0) or what is far and small in pictures (1)
     traffic: float = 1.0     # people and cars, 1: about ten actors at a time
-    likeness: float = 1.5    # harmless things like trouble in a clip, mean number beside the one that is always there
+    likeness: float = 1.2    # harmless things like trouble in a clip, mean number beside the one that is always there
     night: float = 0.25      # 0 to 1, share of clips at night; dusk is half of it
     noise: float = 1.0       # factor on the noise of the cameras
 
@@ -88,10 +91,8 @@ class Clip:
             raise ValueError(f"t={t!r}: expected seconds between 0 and the clip's {self.seconds:g}")
         return float(t)
 
-    def scene_at(self, t: float):
+    def scene_at(self, t: float) -> Scene:
         """The `cmf.simulate.street.Scene` at t seconds. Raises ValueError outside the clip."""
-        from cmf.simulate.street import Actor, Scene
-
         actors = []
         for track in self.present(self._time(t)):
             facts = track.state(t)
@@ -110,10 +111,8 @@ class Clip:
         return [k for k in self.tracks
                 if k.times[0] <= t <= k.times[-1] and k.before(t, 4.5 if k.kind == "car" else 1.5)]
 
-    def picture(self, t: float, size: tuple[int, int] = SIZE):
+    def picture(self, t: float, size: tuple[int, int] = SIZE) -> Picture:
         """The street's picture at t: visible, infrared, labels, boxes."""
-        from cmf.simulate.surveillance_camera import film
-
         return film(self.scene_at(t), size, self._camera, round(1000 * t))
 
     def frame(self, t: float, size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -134,6 +133,11 @@ class Clip:
         if not fps > 0:
             raise ValueError(f"fps={fps!r}: expected frames per second above 0")
         return np.arange(max(round(self.seconds * fps), 1)) / fps
+
+    def involved(self, track: Track, t: float) -> bool:
+        """Whether a track is in the event at t; who only walks there or leaves is not."""
+        return (self.event is not None and track.name in self.event.actors
+                and self.event.start <= t < self.event.end and track.deed(t) != "walk")
 
     def gain(self, t: float) -> float:
         """Factor of the visible light at t: above 1 for a moment after a flash, which fades in 0.15 s."""
@@ -161,8 +165,7 @@ class Clip:
             across, along = place.road_point(facts["x"], facts["z"])
             away = track.moves_away(t)
             deed = track.deed(t)
-            mine = active and deed != "walk" and (track.name in self.event.actors
-                                                  or deed == "hurry" and self.event.reach > 0)
+            mine = active and (self.involved(track, t) or deed == "hurry" and self.event.reach > 0)
             seen.append(Sight(
                 track.name, track.kind, deed, facts["pose"], track.size < 0.8 and track.kind == "person",
                 "left" if column < 55 else "right" if column > 104 else "middle",
@@ -179,8 +182,6 @@ class Clip:
         return seen
 
     def _colour(self, track: Track) -> str:
-        from cmf.simulate.street import look_of
-
         return look_of(track.kind, track.look).colour if self.light == "day" and self.weather != "fog" else ""
 
     def _ground(self, across: float, along: float) -> str:
@@ -217,7 +218,7 @@ class Clip:
             return None
         points = []
         for track in self.present(t):
-            if track.name in self.event.actors:
+            if self.involved(track, t):
                 facts = track.state(t)
                 wide, tall = EXTENT[track.kind]
                 if facts["pose"] in ("lie", "crouch", "sit"):
@@ -287,7 +288,7 @@ def simulate_clip(split: str = "train", seed: int = 0, number: int = 0, dials: D
     odds = [1 - 1.5 * min(dials.night, 2 / 3), 0.5 * dials.night, dials.night]
     light = str(rng.choice(LIGHTS, p=np.array(odds) / sum(odds)))
     weather = str(rng.choice(["clear", "rain", "fog"], p=[0.7, 0.22, 0.08]))
-    stage = life.Stage(where, seconds, rng, int(rng.choice([-1, 1])), rng.uniform(0.75, 0.95))
+    stage = life.Stage(where, seconds, rng, int(rng.choice([-1, 1])), rng.uniform(0.85, 0.98))
     lasts = max(rng.uniform(0.05, 0.4) * seconds, min(2.0, 0.4 * seconds))
     start = rng.uniform(0.04 * seconds + 0.4, seconds - lasts)
     # the event, or by the same draws something alike and harmless, then what is alike anyway

@@ -58,7 +58,7 @@ def explosion(stage: Stage, start: float, end: float) -> Event:
 def fight(stage: Stage, start: float, end: float) -> Event:
     """Two meet, strike at each other and sway, and part."""
     tracks = meeting(stage, start, end - start, "struggle", "strike", gap=stage.uniform(0.35, 0.8),
-                     sway=stage.uniform(0.12, 0.34), beat=stage.uniform(0.9, 2.3))
+                     sway=stage.uniform(0.1, 0.3), beat=stage.uniform(0.9, 2.1))
     x, z = (float(v) for v in np.mean([t.places(np.array([start + 0.1]))[0] for t in tracks], axis=0))
     return Event(start, end, x, z, tuple(t.name for t in tracks), tuple(tracks))
 
@@ -80,8 +80,9 @@ def fall(stage: Stage, start: float, end: float) -> Event:
 def counter_run(stage: Stage, start: float, end: float) -> Event:
     """Somebody comes with the stream of people, turns and runs against it, then walks on."""
     line, _, _ = stage.spot(stage.layout.pavements)
-    aside, speed, walk = stage.uniform(-0.35, 0.35) * line.width, stage.uniform(2.7, 4.6), stage.uniform(1.0, 1.6)
-    turn, until, lasts = _stretch(stage, line, -stage.flow, speed, end - start)
+    aside, walk = stage.uniform(-0.35, 0.35) * line.width, stage.uniform(1.0, 1.6)
+    turn, until, speed = _stretch(stage, line, -stage.flow, (2.7, 4.6), end - start)
+    lasts = abs(turn - until) * line.length / speed
     (entry, _), there, leave = line.ends(stage.flow, aside), line.at(turn, aside), line.ends(-stage.flow, aside)[1]
     come = float(np.hypot(there[0] - entry[0], there[1] - entry[1])) / walk
     path = stage.person(start - come, *entry).go(*there, walk).go(*line.at(until, aside), speed, "run", "counter")
@@ -93,8 +94,8 @@ def wrong_way(stage: Stage, start: float, end: float) -> Event:
     """A car swings into the opposite lane and stays in it, against its direction, then leaves it."""
     other, _, _ = stage.spot(stage.layout.lanes)
     own = next(lane for lane in stage.layout.lanes if lane is not other)
-    speed = stage.uniform(3.0, 9.0)
-    at, until, lasts = _stretch(stage, other, own.way, speed, end - start)
+    at, until, speed = _stretch(stage, other, own.way, (2.5, 9.0), end - start)
+    lasts = abs(at - until) * other.length / speed
     swing = min(6.0, 0.3 * lasts * speed) / own.length * own.way
     (entry, leave) = own.ends(own.way)
     before, there = own.at(at - swing), other.at(at)
@@ -105,13 +106,13 @@ def wrong_way(stage: Stage, start: float, end: float) -> Event:
     return Event(start, start + lasts, *other.at(0.5 * (at + until)), (track.name,), (track,))
 
 
-def _stretch(stage, line, way, speed, lasts) -> tuple[float, float, float]:
-    """Shares where a passage in direction `way` begins and ends inside the view, and the seconds it takes."""
-    near, far = (stage.layout.share(line, along) for along in (stage.layout.view[0], stage.layout.view[1] + 8.0))
+def _stretch(stage, line, way, speeds, lasts) -> tuple[float, float, float]:
+    """Shares where a passage in direction `way` begins and ends inside the view, and its speed within `speeds`."""
+    near, far = (stage.layout.share(line, along) for along in (stage.layout.view[0], stage.layout.view[1] + 6.0))
+    speed = float(np.clip(stage.uniform(0.6, 1.0) * (far - near) * line.length / lasts, *speeds))
     length = min(speed * lasts / line.length, far - near)
     low = stage.uniform(near, far - length) if far - near > length else near
-    ends = (low, low + length)
-    return (*(ends if way > 0 else ends[::-1]), length * line.length / speed)
+    return (low, low + length, speed) if way > 0 else (low + length, low, speed)
 
 
 def abandoned(stage: Stage, start: float, end: float) -> Event:

@@ -74,7 +74,7 @@ def walkers(stage: Stage, line: Line, kind: str = "walk", way: int | None = None
             path.stay(stage.uniform(2.0, 7.0), "stand", str(stage.rng.choice(["stand", "phone", "wait"])))
         path.go(x1, z1, speed, "walk" if kind == "walk" else "run")
         tracks.append(path.done())
-        t = path.t + stage.rng.exponential(4.0)
+        t = path.t + stage.rng.exponential(3.0)
     return tracks
 
 
@@ -112,7 +112,7 @@ def friends(stage: Stage, start: float, lasts: float) -> list[Track]:
     """Two who meet, hug, wave at each other or play at pushing, and part."""
     deed = str(stage.rng.choice(["hug", "horseplay", "wave"], p=[0.25, 0.5, 0.25]))
     return meeting(stage, start, lasts, deed, "hug" if deed == "hug" else "strike",
-                   gap=stage.uniform(0.4, 0.9), sway=stage.uniform(0.08, 0.22), beat=stage.uniform(0.7, 1.7))
+                   gap=stage.uniform(0.4, 0.9), sway=stage.uniform(0.07, 0.24), beat=stage.uniform(0.7, 1.9))
 
 
 def meeting(stage: Stage, start: float, lasts: float, deed: str, pose: str, gap: float, sway: float,
@@ -267,10 +267,10 @@ def street(stage: Stage, traffic: float) -> list[Track]:
     tracks: list[Track] = []
     for lane in stage.layout.lanes:
         tracks += cars(stage, lane, 6.0 / max(traffic, 1e-3))
-    for _ in range(stage.rng.poisson(5.0 * traffic)):
-        kind = str(stage.rng.choice(["walk", "run", "child"], p=[0.8, 0.12, 0.08]))
+    for _ in range(round(3 * traffic) + stage.rng.poisson(2.5 * traffic)):
+        kind = str(stage.rng.choice(["walk", "run", "child"], p=[0.88, 0.07, 0.05]))
         tracks += walkers(stage, stage.layout.pavements[stage.rng.integers(2)], kind)
-    for act, mean in ((sitter, 0.5), (stander, 0.8)):
+    for act, mean in ((sitter, 0.4), (stander, 0.5)):
         for _ in range(stage.rng.poisson(mean * traffic)):
             tracks += act(stage)
     if stage.rng.uniform() < 0.3:

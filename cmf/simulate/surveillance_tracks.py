@@ -37,6 +37,10 @@ class Track:
     beat: float = 1.0                      # Hz, of the sway and of the arms
     offset: float = 0.0                    # rad, phase at the start
     y: float = 0.0                         # m, height of the foot
+    courses: tuple[float, ...] = ()        # rad, direction of the last motion before or after each keyframe, (k,)
+
+    def __post_init__(self):
+        object.__setattr__(self, "courses", tuple(self._course(i) for i in range(len(self.times))))
 
     def alive(self, t: float) -> bool:
         return self.times[0] <= t <= self.times[-1]
@@ -49,7 +53,7 @@ class Track:
         return self.deeds[self.index(t)]
 
     def state(self, t: float) -> dict:
-        """Facts at t as the arguments of an actor: x, z, heading, pose, phase, size, strength, and the speed [m/s]."""
+        """Facts at t, the arguments of an actor: x, z, heading, pose, phase, size, strength; speed and unrest [m/s]."""
         i = self.index(t)
         j = min(i + 1, len(self.times) - 1)
         gap = self.times[j] - self.times[i]
@@ -58,10 +62,12 @@ class Track:
         x, z = self.x[i] + u * dx, self.z[i] + u * dz
         heading = self.headings[i]
         if isnan(heading):
-            heading = self._course(i)
+            heading = self.courses[i]
         pose, way = self.poses[i], self.travelled[i] + u * (self.travelled[j] - self.travelled[i])
         phase = self.offset + 2 * pi * (way / STRIDE[pose] if pose in STRIDE else 0.25 * t)
+        unrest = 0.0
         if self.sway and self.deeds[i] in RESTLESS:
+            unrest = 1.4 * pi * self.sway * self.beat
             swing = sin(2 * pi * self.beat * t + self.offset)
             slow = sin(2.3 * self.beat * t + 1.7 * self.offset)
             x, z = x + self.sway * swing, z + 0.7 * self.sway * slow
@@ -70,7 +76,8 @@ class Track:
                 pose = "stand"
         grow = _between(self.scale, i, j, u, 1.0)
         return {"x": x, "z": z, "heading": heading, "pose": pose, "phase": phase, "size": self.size * grow,
-                "strength": _between(self.strength, i, j, u, 1.0), "speed": hypot(dx, dz) / gap if gap else 0.0}
+                "strength": _between(self.strength, i, j, u, 1.0), "speed": hypot(dx, dz) / gap if gap else 0.0,
+                "unrest": unrest}
 
     def before(self, t: float, nearest: float) -> bool:
         """Whether it is farther than `nearest` m in front of the camera at t."""
@@ -81,7 +88,7 @@ class Track:
 
     def moves_away(self, t: float) -> bool:
         """Whether its present motion, or else its last one, leads away from the camera."""
-        return cos(self._course(self.index(t))) > 0
+        return cos(self.courses[self.index(t)]) > 0
 
     def places(self, t: np.ndarray) -> np.ndarray:
         """Places at instants t without the unrest: (t, 2), nan where the actor does not exist."""

@@ -76,19 +76,22 @@ def layout(split: str, number: int) -> Layout:
     """
     bare = place(split, number)
     rng = np.random.default_rng((72, SPLITS.index(split), bare.number))
-    height = rng.uniform(3.2, 5.8)
-    focal = rng.uniform(0.80, 0.92) if split == "shift" else rng.uniform(1.0, 1.35)
-    pitch = rng.uniform(0.16, 0.24) + 0.02 * (height - 4.5)
-    grass = bare.paving == 2
-    buildings, trees = bare.buildings, bare.trees
+    height = rng.uniform(3.4, 5.2)
+    focal = rng.uniform(0.85, 0.95) if split == "shift" else rng.uniform(1.1, 1.4)
+    pitch = rng.uniform(0.21, 0.29) + 0.03 * (height - 4.3)
+    centre = rng.choice([-1, 1]) * rng.uniform(0.2, 1.0) * bare.road    # over the road or the edge of a pavement
+    grass, step = bare.paving == 2, centre - bare.centre
+    buildings, trees = bare.buildings, tuple(replace(tree, x=tree.x + step) for tree in bare.trees)
+    lamps = tuple((x + step, y, z) for x, y, z in bare.lamps)
     if grass:                                                           # a lawn between pavement and walls
         lawn = bare.road + bare.pavement + 3.0
         buildings = tuple(replace(b, front=max(b.front, lawn)) for b in buildings)
         trees = tuple(tree for tree in trees if tree.kind != "hedge")
-    seen = replace(bare, height=float(height), focal=float(focal), pitch=float(pitch), buildings=buildings, trees=trees)
+    seen = replace(bare, height=float(height), focal=float(focal), pitch=float(pitch), centre=float(centre),
+                   buildings=buildings, trees=trees, lamps=lamps)
     nearest = height / np.tan(pitch + np.arctan(0.5 / focal))           # m, where the picture's lower edge meets ground
 
-    def line(across, width, way=1, start=1.0, end=42.0):
+    def line(across, width, way=1, start=1.0, end=36.0):
         return Line(seen.point(across, start), seen.point(across, end), width, way, start)
 
     lanes = tuple(line(0.5 * way * seen.road, seen.road, way, -5.0, 75.0) for way in (-1, 1))
@@ -96,4 +99,4 @@ def layout(split: str, number: int) -> Layout:
     pavements = tuple(line(side * middle, seen.pavement) for side in (-1, 1))
     outer, breadth = seen.road + seen.pavement + (1.2 if grass else -0.4), 1.6 if grass else 0.4
     edges = tuple(line(side * outer, breadth) for side in (-1, 1))
-    return Layout(seen, lanes, pavements, edges, seen.crossing, (float(nearest) + 1.0, float(nearest) + 17.0), grass)
+    return Layout(seen, lanes, pavements, edges, seen.crossing, (float(nearest) + 1.0, float(nearest) + 13.0), grass)
