@@ -42,7 +42,7 @@ some = $(if $(ONLY)$(1),--only $(ONLY) $(1))
 book = $(if $(plan),$(if $(wildcard $(RUN)),$(RUN),python3),$(RUN)) -m cmf.book
 draw = $(book) figures --profile $(PROFILE) $(foreach p,$(P),-p '$(p)') $(call some,$(1)) $(jobs) $(plan)
 
-.PHONY: help setup figures notebooks results data test lint paper benchmarks clean distclean $(FIGURES)
+.PHONY: help setup figures notebooks results encoders data test lint paper benchmarks clean distclean $(FIGURES)
 
 help: ## list the targets
 	@echo "make TARGET [PROFILE=demo] [P=\"epochs=2\"] [ONLY=03] [-j4] [-n]"; echo
@@ -63,6 +63,9 @@ notebooks: $(READY) ## write notebooks/*.ipynb: executed pairs of the .py source
 
 results: $(READY) ## recompute the long results that are committed below figures/ (forty minutes)
 	$(RUN) -m cmf.results --profile $(PROFILE)
+
+encoders: $(READY) ## train the small CLIP, BLIP and DistilBERT on generated scenes, and score them (twenty minutes)
+	$(RUN) -m cmf.studies.twins
 
 data: $(READY) ## list data sets and weights, where they are and how to get them
 	@$(RUN) -m cmf data list
