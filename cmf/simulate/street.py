@@ -134,7 +134,8 @@ def draw_scene(place: Place, light: str, weather: str, rng, dials: Dials = Dials
             actors.append(actor)
             if pose == "ride":
                 actors.append(replace(actor, kind="bicycle", pose="stand", z=z + .01, size=1.0))
-    return Scene(place, light, weather, tuple(actors), dials.exposure, dials.visible_noise, dials.infrared_noise)
+    return Scene(place, light, weather, tuple(actors), dials.exposure * float(rng.uniform(.85, 1.15)),
+                 dials.visible_noise, dials.infrared_noise, float(rng.uniform(.85, 1.15)), float(rng.uniform(-.5, .5)))
 
 
 def simulate_pairs(n: int, split: str, seed: int, size=(128, 160), dials: Dials = Dials()) -> Pairs:

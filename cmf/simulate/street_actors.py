@@ -4,7 +4,7 @@ Axes: world x right, y up, z forward, in m. Headings in rad, 0 away from the cam
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -145,8 +145,3 @@ def frame(actor: Actor):
     """Unit vectors forward and right of an actor on the ground."""
     s, c = np.sin(actor.heading), np.cos(actor.heading)
     return np.array((s, 0.0, c)), np.array((c, 0.0, -s))
-
-
-def as_facts(actor: Actor) -> dict:
-    """An actor as plain numbers and strings, for files."""
-    return {f.name: getattr(actor, f.name) for f in fields(actor)}

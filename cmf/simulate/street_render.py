@@ -32,7 +32,8 @@ class Scene:
     """Everything that is a fact: place, light (day, dusk, night), weather (clear, rain, fog), actors, cameras.
 
     exposure: factor on the visible camera's automatic exposure (0 is black); visible_noise, infrared_noise: factors
-    on the cameras' noise; offset: rows and columns by which the infrared picture is displaced against the visible
+    on the cameras' noise; infrared_gain: factor on its automatic gain; infrared_level: K by which its black lies
+    lower than usual; offset: rows and columns by which the infrared picture is displaced against the visible
     one and the labels, pixels. Raises ValueError for an unknown light or weather, actors that are no Actor, and
     factors below 0.
     """
@@ -44,6 +45,8 @@ class Scene:
     exposure: float = 1.0
     visible_noise: float = 1.0
     infrared_noise: float = 1.0
+    infrared_gain: float = 1.0
+    infrared_level: float = 0.0
     offset: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self):
@@ -51,7 +54,7 @@ class Scene:
         wrong = [type(a).__name__ for a in self.actors if not isinstance(a, Actor)]
         if wrong:
             raise ValueError(f"actors hold {wrong[0]}: expected only Actor")
-        for name in ("exposure", "visible_noise", "infrared_noise"):
+        for name in ("exposure", "visible_noise", "infrared_noise", "infrared_gain"):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected a finite number, 0 or larger")
 
@@ -161,7 +164,8 @@ def _boxes(owner, whole, actors) -> list[Box]:
 def render(scene: Scene, size=(128, 160), seed: int = 0) -> Picture:
     """Draw a scene.
 
-    size: (height, width) in pixels, at least 48 each; seed: of the cameras' noise only. Raises ValueError for a
+    size: (height, width) in pixels, at least 48 each; seed: of the cameras' noise and the rain drops
+    only, so that the frames of a clip differ in their seeds. Raises ValueError for a
     size that is too small. Same bytes for the same scene, size and seed.
 
     >>> from cmf.simulate.street_place import place
@@ -179,14 +183,13 @@ def render(scene: Scene, size=(128, 160), seed: int = 0) -> Picture:
         y, x = rng.integers(size[0]), rng.integers(size[1])
         streaks = _streaks(size)[y:y + size[0], x:x + size[1], None]
         canvas.visible += streaks * (0.12 * base.veil + 0.10 * canvas.visible).astype(np.float32)
-    gain = base.exposure * rng.uniform(0.85, 1.15)
-    noise = 0.85 * np.sqrt(gain / 0.8) * scene.visible_noise
-    visible = expose_visible(canvas.visible, gain * scene.exposure, noise, _falloff(scene.place, size), rng)
+    noise = 0.85 * np.sqrt(base.exposure / 0.8) * scene.visible_noise
+    visible = expose_visible(canvas.visible, base.exposure * scene.exposure, noise, _falloff(scene.place, size), rng)
     infrared = canvas.infrared
     if any(scene.offset):
         infrared = move(infrared, scene.offset, order=1, mode="nearest")
-    black = band_radiance(base.air - 2.7 + rng.uniform(-.5, .5))
-    gain = 220.0 / (band_radiance(303.5) - black) * rng.uniform(0.85, 1.15)
+    black = band_radiance(base.air - 2.7 - scene.infrared_level)
+    gain = 220.0 / (band_radiance(303.5) - black) * scene.infrared_gain
     infrared = expose_infrared(infrared, black, gain, 1.15 * scene.infrared_noise,
                                fixed_pattern(scene.place.texture, size), rng)
     kinds = np.array([0] + [1 + KINDS.index(a.kind) for a in scene.actors], np.uint8)

@@ -29,9 +29,9 @@ def _smooth(field, u, v):
     return upper + a * (field[k, j] + b * (field[k, m] - field[k, j]) - upper)
 
 
-def _turbulence(u, v, seed, drift):
-    """Noise that rises with `drift` and curls: coarse billows displace the fine ones."""
-    coarse, fine = texture(901, -3.2), texture(902, -2.6)
+def _turbulence(u, v, seed, drift, bank):
+    """Noise that rises with `drift` and curls: coarse billows displace the fine ones. bank: seed of the textures."""
+    coarse, fine = texture(bank, -3.2), texture(bank, -2.6)
     a = _smooth(coarse, u * 26.0 + seed * 91, v * 34.0 - drift * 12 + seed * 37)
     return a + 0.55 * _smooth(fine, u * 38 + 5 * a + seed * 17, v * 46.0 - drift * 20 + seed * 53 + 3 * a)
 
@@ -43,7 +43,7 @@ def smoke(stage: Stage, actor: Actor):
         return
     where, u, v, _, _ = found
     wind = 0.25 * np.sin(actor.look)
-    noise = _turbulence(u, v, actor.look % 50, actor.phase)
+    noise = _turbulence(u, v, actor.look % 50, actor.phase, stage.place.texture // 1000)
     width = 0.22 + 0.62 * np.clip(v, 0, 1) ** 0.7
     body = 1.0 - np.abs(u - wind * v) / width
     alpha = np.clip(0.9 * body + 0.36 * noise - 0.03, 0, 1) * np.clip(v * 9, 0, 1) * np.clip((1.0 - v) * 3, 0, 1)
@@ -67,7 +67,7 @@ def fire(stage: Stage, actor: Actor):
     if not found:
         return
     where, u, v, base, scale = found
-    noise = _turbulence(0.8 * u, 0.5 * v, actor.look % 50, 1.7 * actor.phase)
+    noise = _turbulence(0.8 * u, 0.5 * v, actor.look % 50, 1.7 * actor.phase, stage.place.texture // 1000)
     sway = 0.12 * np.sin(actor.phase + 5 * v)
     body = 1.0 - np.abs(u - sway) / (0.15 + 0.62 * np.sqrt(np.clip(1 - v, 0, 1))) - 0.55 * np.clip(v, 0, 1)
     core = body + 0.18 - 0.35 * np.clip(v, 0, 1) ** 2 + 0.38 * noise
