@@ -20,6 +20,7 @@ from cmf.blocks.attention import Attention
 from cmf.losses import head_diversity, info_nce, top_k_bce
 
 ABSENT = -20.0  # logit of a segment that does not exist: a score of 2e-9
+OPENING = 10.0  # gamma counts this many times: as a step of Adam is of one size, text is heard before vision overfits
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,15 @@ class Config:
     vision: bool = True          # False: segments know only their time, the text-only arm
     use: str = "bidirectional"   # none | v_from_x | bidirectional: who attends whom
     fusion: str = "gate"         # gate | sum | concat | none (what the segments read, without the context)
-    nearness: float = 1.0        # start of the slope of attention over distance in time; 0: no such bias
+    nearness: float = 4.0        # attention's slope over distance in time at the start, 1/segment; 0: no such bias
     window: int = 3              # segments under the temporal convolution, odd; 1: no mixing over time
 
     def __post_init__(self):
-        for name in ("visual", "text", "width", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.motion < 0:
-            raise ValueError(f"motion must be at least 0 channels, got {self.motion}")
+        for name, least in dict(visual=1, text=1, width=1, heads=1, motion=0, nearness=0).items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.width % 2 or self.width % self.heads:
             raise ValueError(f"width must be even and a multiple of {self.heads} heads, got {self.width}")
-        if self.nearness < 0:
-            raise ValueError(f"nearness must be at least 0, got {self.nearness}")
         for name in ("dropout", "text_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is a share in [0, 1), got {getattr(self, name)}")
@@ -87,24 +84,25 @@ class CMAF(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config, d = config, config.width
-        seen = config.visual + config.motion
         attention = lambda: TimedAttention(d, config.heads, config.dropout, config.nearness)
-        self.scale = nn.ModuleDict(dict(segments=Standard(seen)))
-        self.embed = nn.ModuleDict(dict(segments=nn.Sequential(nn.Linear(seen, d), nn.LayerNorm(d))))
+        channels = dict(segments=config.visual + config.motion, words=config.text)
+        if config.use == "none":
+            del channels["words"]
+        self.scale = nn.ModuleDict({name: Standard(c) for name, c in channels.items()})
+        self.embed = nn.ModuleDict({n: nn.Sequential(nn.Linear(c, d), nn.LayerNorm(d)) for n, c in channels.items()})
         if config.use != "none":
-            self.scale["words"] = Standard(config.text)
-            self.embed["words"] = nn.Sequential(nn.Linear(config.text, d), nn.LayerNorm(d))
             self.null = nn.Parameter(0.02 * torch.randn(d))
             self.kind = nn.Parameter(0.02 * torch.randn(d))
             self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
         self.dropout = nn.Dropout(config.dropout)
         self.read = attention()
         self.back = attention() if config.use == "bidirectional" else None
+        if self.back is not None:                                              # starts silent, like gamma
+            nn.init.zeros_(self.back.out.weight)
+            nn.init.zeros_(self.back.out.bias)
         self.weigh = nn.Linear(3 * d, d) if config.fusion == "gate" else None
         self.join = nn.Linear(2 * d, d) if config.fusion == "concat" else None
-        self.out = nn.Linear(d, d)
-        self.gamma = nn.Parameter(torch.zeros(d))
-        self.norm = nn.LayerNorm(d)
+        self.out, self.gamma, self.norm = nn.Linear(d, d), nn.Parameter(torch.zeros(d)), nn.LayerNorm(d)
         self.mixer = nn.Conv1d(d, d, config.window, padding=config.window // 2) if config.window > 1 else None
         self.head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(d, 1))
 
@@ -140,7 +138,7 @@ class CMAF(nn.Module):
             keys, found["back"] = keys + returned, back                        # X^, (B, L, d)
         context = attention.mean(1) @ keys                                     # c_t = sum_l a_tl x^_l, (B, T, d)
         fused = self._fuse(timed, timed + attended, context, found)            # f, (B, T, d)
-        e = self.norm(v + self.gamma * self.out(fused)) * present[..., None]
+        e = self.norm(v + OPENING * self.gamma * self.out(fused)) * present[..., None]          # (B, T, d)
         if self.mixer is not None:
             e = e + self.dropout(F.gelu(self.mixer(e.transpose(1, 2)).transpose(1, 2)))
         logits = self.head(e).squeeze(-1).masked_fill(~present, ABSENT)        # (B, T)
@@ -150,7 +148,7 @@ class CMAF(nn.Module):
 
     def _fuse(self, timed: Tensor, attended: Tensor, context: Tensor, found: dict[str, Tensor]) -> Tensor:
         """V', V^ and the context, (B, T, d) each -> f (B, T, d); notes the gate in `found`."""
-        if self.weigh is not None:
+        if self.weigh is not None:                                             # g_t = sigmoid(W_g [v^ ; c ; v'])
             g = self.weigh(torch.cat([attended, context, timed], -1)).sigmoid()
             found["gate"] = g.mean(-1)                                         # (B, T)
             return g * attended + (1 - g) * context
@@ -174,13 +172,13 @@ class CMAF(nn.Module):
 
     def _words(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (B, L, Dx), which of them exist (B, L) and their times (B, L); one that does not exist if no text."""
-        if "text" not in batch or batch["text"].shape[1] == 0:
-            some = batch["visual"]
+        some = batch["visual"]
+        if "text" not in batch or batch["text"].numel() == 0:
             return (some.new_zeros(len(some), 1, self.config.text),
                     torch.zeros(len(some), 1, dtype=torch.bool, device=some.device), some.new_zeros(len(some), 1))
         words = column(batch, "text", self.config.text)
-        if len(words) != len(batch["visual"]):
-            raise ValueError(f"text of {len(words)} videos beside {len(batch['visual'])} videos; give one row a video")
+        if len(words) != len(some):
+            raise ValueError(f"text of {len(words)} videos beside {len(some)} videos; give one row a video")
         for name in ("text_mask", "text_time"):
             if name not in batch:
                 raise ValueError(f"text comes without {name}; give it with shape {tuple(words.shape[:2])}")
@@ -197,22 +195,21 @@ class CMAF(nn.Module):
         has = mask.any(1)                                                      # (B,)
         if self.training and self.config.text_dropout:
             has = has & (torch.rand(len(has), device=has.device) >= self.config.text_dropout)
-        empty = torch.arange(mask.shape[1], device=mask.device)[None] == 0
-        empty = empty & ~has[:, None]                                          # (B, L)
+        empty = (torch.arange(mask.shape[1], device=mask.device) == 0) & ~has[:, None]         # (B, L)
         return torch.where(empty[..., None], self.null.to(x.dtype), x), (mask & has[:, None]) | empty, has
 
 
 class TimedAttention(Attention):
     """Attention that starts out preferring keys near in time: scores q k / sqrt(d / H) - slope_h * distance.
 
-    The slopes, one a head, are learned; they start at `nearness` / 2^h a segment, so that the first head sees its
-    neighbourhood and the last nearly the whole clip. The form is that of ALiBi (Press et al., ICLR 2022), whose
-    slopes are fixed.
+    The slopes, one a head, are learned and start at `nearness` a segment. Under video labels any segment may
+    carry the evidence; one that reads the words of its own time is then the one that scores. The form is that of
+    ALiBi (Press et al., ICLR 2022), whose slopes are fixed and differ between heads.
     """
 
     def __init__(self, width: int, heads: int, dropout: float, nearness: float):
         super().__init__(width, heads, dropout)
-        self.slope = nn.Parameter(nearness * 0.5 ** torch.arange(heads).float()) if nearness else None
+        self.slope = nn.Parameter(torch.full((heads,), float(nearness))) if nearness else None
 
     def forward(self, queries: Tensor, keys: Tensor, mask: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
         """As `Attention`, with the distance in time of each query to each key, (B, Lq, Lk), in segments."""
@@ -237,23 +234,21 @@ class Standard(nn.Module):
 
     def fit(self, x: Tensor) -> None:
         """x (n, channels); a channel that does not vary keeps its scale."""
-        spread = x.float().std(0)
         self.mean.copy_(x.float().mean(0))
-        self.deviation.copy_(torch.where(spread > 1e-6, spread, 1.0))
+        self.deviation.copy_(x.float().std(0, correction=0)).masked_fill_(self.deviation < 1e-6, 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.deviation
 
 
 def time_features(time: Tensor, width: int) -> Tensor:
-    """Times (...) as shares of the clip -> sines and cosines (..., width) of 1/4 to 16 turns a clip."""
-    turns = 2.0 ** torch.linspace(-2, 4, width // 2, device=time.device)
-    angle = 2 * math.pi * time[..., None] * turns
-    return torch.cat([angle.sin(), angle.cos()], -1)
+    """Times (...) as shares of the clip -> 0.3 times sines and cosines (..., width) of 1/4 to 16 turns a clip."""
+    angle = 2 * math.pi * time[..., None] * 2.0 ** torch.linspace(-2, 4, width // 2, device=time.device)
+    return 0.3 * torch.cat([angle.sin(), angle.cos()], -1)
 
 
 def mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of vectors (B, N, d) over those that exist (B, N) -> (B, d); zero where none does."""
+    """Mean of vectors (B, N, d) over those that exist (B, N); (B, d), zero where none does."""
     return (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
 
 
@@ -267,13 +262,13 @@ def column(batch: dict[str, Tensor], name: str, channels: int) -> Tensor:
 
 
 def same_shape(name: str, given: Tensor, beside: Tensor) -> None:
-    """Raise ValueError unless `given` is (B, N) beside vectors (B, N, channels)."""
+    """`given` must be (B, N) beside vectors (B, N, channels)."""
     if given.shape != beside.shape[:2]:
         raise ValueError(f"{name} must cover {tuple(beside.shape[:2])}, got {tuple(given.shape)}")
 
 
 def at_least_two(mask: Tensor, what: str, advice: str, none: bool) -> None:
-    """Raise ValueError where a row of `mask` (B, N) has one element only, or none unless `none`."""
+    """Each row of `mask` (B, N) must have two elements or more, or none if `none`."""
     count = mask.sum(1)
     bad = (count == 1) | ((count == 0) & (not none))
     if bad.any():
@@ -299,10 +294,10 @@ def criterion(instances: float = 1.0, frames: float = 0.0, alignment: float = 0.
         over = lambda x, where: (x * where).sum() / where.sum().clamp_min(1)
         terms = dict(instances=top_k_bce(logits, labels, present),
                      smooth=over((score[:, 1:] - score[:, :-1]).square(), pairs), sparse=over(score, bad))
-        weights = dict(instances=instances, smooth=smooth, sparse=sparse)
+        weights = dict(instances=instances, smooth=smooth, sparse=sparse, frames=frames)
         if frames:
             each = F.binary_cross_entropy_with_logits(logits.float(), batch["frame_labels"], reduction="none")
-            terms["frames"], weights["frames"] = over(each, present), frames
+            terms["frames"] = over(each, present)
         if "attention" in outputs:
             has = outputs["has_text"]
             terms["alignment"] = info_nce(outputs["video"][has], outputs["words"][has], outputs["temperature"])
@@ -320,7 +315,6 @@ class PublishedCMAF(nn.Module):
     (`text_caption`, (B, L) int) is read, zero without text. The width is that of the visual vectors, as the
     residual demands. The weights of both attentions are the constant 1: the queries and their projections do not
     influence the output and get no gradient, 27.6 % of the fusion's parameters.
-
     The outputs: logits (B, T), the video's logit on each of its segments; score (B,), that logit; attention
     (B, H, 1, 1) of vision to text and back; similarity (B,), the cosine of the alignment term, without gradient.
     """
@@ -342,15 +336,16 @@ class PublishedCMAF(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         part = self.fusion
         raw, present = mean_frame(batch, self.frames)                          # (B, d)
-        mask = batch["text_mask"] & (batch["text_caption"] == first_caption(batch))
+        number = batch["text_caption"].masked_fill(~batch["text_mask"], torch.iinfo(batch["text_caption"].dtype).max)
+        mask = batch["text_mask"] & (number == number.amin(1, keepdim=True))   # (B, L), the first caption's tokens
         v, t = part["visual"](raw)[:, None], part["text"](mean(batch["text"], mask))[:, None]   # (B, 1, d)
         a_v, to_text = part["to_text"](v, t, t, average_attn_weights=False)
         a_t, to_visual = part["to_visual"](t, v, v, average_attn_weights=False)
-        g = part["gate"](torch.cat([a_v, a_t], -1)).sigmoid()
+        g = part["gate"](torch.cat([a_v, a_t], -1)).sigmoid()                  # (B, 1, d)
         fused = part["final"](g * a_v + (1 - g) * a_t)[:, 0]
-        score = self.head(raw + fused).squeeze(-1)                             # (B,)
-        return dict(logits=repeated(score, present), score=score, present=present, attention=to_text, back=to_visual,
-                    similarity=F.cosine_similarity(raw, t[:, 0], dim=-1).detach())
+        score = self.head(raw + fused)                                         # (B, 1)
+        return dict(logits=torch.where(present, score, ABSENT), score=score[:, 0], present=present, attention=to_text,
+                    back=to_visual, similarity=F.cosine_similarity(raw, t[:, 0], dim=-1).detach())
 
 
 class PublishedBaseline(nn.Module):
@@ -363,8 +358,8 @@ class PublishedBaseline(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         raw, present = mean_frame(batch, self.frames)
-        score = self.head(raw).squeeze(-1)
-        return dict(logits=repeated(score, present), score=score, present=present)
+        score = self.head(raw)                                                 # (B, 1)
+        return dict(logits=torch.where(present, score, ABSENT), score=score[:, 0], present=present)
 
 
 def mean_frame(batch: dict[str, Tensor], frames: int) -> tuple[Tensor, Tensor]:
@@ -377,19 +372,8 @@ def mean_frame(batch: dict[str, Tensor], frames: int) -> tuple[Tensor, Tensor]:
     return visual.gather(1, place[..., None].expand(-1, -1, visual.shape[-1])).mean(1), present
 
 
-def first_caption(batch: dict[str, Tensor]) -> Tensor:
-    """The lowest caption number among the tokens of each video, (B, 1)."""
-    number = batch["text_caption"]
-    return number.masked_fill(~batch["text_mask"], torch.iinfo(number.dtype).max).amin(1, keepdim=True)
-
-
-def repeated(score: Tensor, present: Tensor) -> Tensor:
-    """Logits (B,) of videos on each of their segments, (B, T)."""
-    return score[:, None].expand(present.shape).masked_fill(~present, ABSENT)
-
-
 def published_criterion(outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Cross-entropy with the video's label + 0.1 |s - 0.5|, s without gradient: a constant to the optimiser."""
+    """Cross-entropy with the video's label + 0.1 |s - 0.5|, s without gradient: nothing to the optimiser."""
     terms = dict(classification=F.binary_cross_entropy_with_logits(outputs["score"], batch["labels"]))
     if "similarity" in outputs:
         terms["alignment"] = (outputs["similarity"].detach() - 0.5).abs().mean()
