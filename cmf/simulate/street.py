@@ -52,7 +52,7 @@ class Dials:
     misalignment: float = 0.0      # pixels at a height of 240, spread of the infrared picture's displacement
     missing: float = 0.0           # share of pictures of which one band, at random, is missing (zero)
     words: float = 0.0             # share of caption words replaced by others
-    captions: int = 2              # captions for each picture
+    captions: int = 2              # captions for each picture, a whole number
 
     def __post_init__(self):
         for f in fields(self):
@@ -142,7 +142,7 @@ def simulate_pairs(n: int, split: str, seed: int, size=(128, 160), dials: Dials 
     """n pictures of everyday scenes of a split, in random order of place, light and weather.
 
     n: at least 1; split: train, validation, test or shift; size: (height, width), pixels, at least 48; dials: see
-    `Dials`. A call uses about n / 8 settings of place, light and weather, at least 8, since a background is drawn
+    `Dials`. A call uses n / 10 settings of place, light and weather, at least 8, since a background is drawn
     once for each. truth: place, light, weather (n,) indices; counts (n, kinds) actors that can be seen; offset
     (n, 2) pixels; missing (n,) 0 none, 1 visible, 2 infrared. Raises ValueError for anything else.
 
@@ -155,15 +155,18 @@ def simulate_pairs(n: int, split: str, seed: int, size=(128, 160), dials: Dials 
     place(split, 0)
     rng = np.random.default_rng((23, SPLITS.index(split), int(seed)))
     settings = []
-    for _ in range(max(8, n // 8)):
+    for _ in range(max(8, n // 10)):
         u, v = rng.random(2)
         light = "day" if u < dials.day else "dusk" if u < dials.day + dials.dusk else "night"
         weather = "rain" if v < dials.rain else "fog" if v < dials.rain + dials.fog else "clear"
         settings.append((int(rng.integers(PLACES[split])), light, weather))
-    made = {name: [] for name in ("visible", "infrared", "labels", "boxes", "captions", "prompts", "scenes")}
-    truth = {name: [] for name in ("place", "light", "weather", "counts", "offset", "missing")}
-    for _ in range(n):
-        number, light, weather = settings[rng.integers(len(settings))]
+    settings.sort()
+    made = {name: [None] * n for name in ("visible", "infrared", "labels", "boxes", "captions", "prompts", "scenes")}
+    truth = {name: [None] * n for name in ("place", "light", "weather", "counts", "offset", "missing")}
+    which = rng.integers(len(settings), size=n)
+    for i in np.argsort(which, kind="stable"):            # one background after another; the order stays random
+        rng = np.random.default_rng((29, SPLITS.index(split), int(seed), int(i)))
+        number, light, weather = settings[which[i]]
         scene = draw_scene(place(split, number), light, weather, rng, dials)
         offset = rng.normal(0, 1, 2) * dials.misalignment * size[0] / 240
         scene = replace(scene, offset=(float(offset[0]), float(offset[1])))
@@ -175,11 +178,11 @@ def simulate_pairs(n: int, split: str, seed: int, size=(128, 160), dials: Dials 
                   tuple(corrupt(w, dials.words, rng) for w in words) if dials.words else tuple(words),
                   prompt(scene, "fusion", picture.boxes, size), scene)
         for name, value in zip(made, values, strict=True):
-            made[name].append(value)
-        counts = np.bincount([KINDS.index(scene.actors[i].kind) for i, _ in named], minlength=len(KINDS))
+            made[name][i] = value
+        counts = np.bincount([KINDS.index(scene.actors[k].kind) for k, _ in named], minlength=len(KINDS))
         for name, value in zip(truth, (number, LIGHTS.index(light), WEATHERS.index(weather), counts, offset, missing),
                                strict=True):
-            truth[name].append(value)
+            truth[name][i] = value
     return Pairs(np.stack(made["visible"]), np.stack(made["infrared"]), np.stack(made["labels"]), tuple(made["boxes"]),
                  tuple(made["captions"]), tuple(made["prompts"]), tuple(made["scenes"]),
                  tuple(f"street-{split}-{seed}-{i}" for i in range(n)),

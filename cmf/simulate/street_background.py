@@ -142,7 +142,7 @@ def _reflect(visible, ground, horizon, wet):
     return visible * (1 - 0.35 * (wet > 0) * ground[..., None]) * (1 - share) + image * share
 
 
-@lru_cache(maxsize=24)
+@lru_cache(maxsize=4)
 def _surfaces(place: Place, size):
     return surfaces(place, (2 * size[0], 2 * size[1]))
 
@@ -166,7 +166,7 @@ def background(place: Place, light: str, weather: str, size=(128, 160)) -> Backg
     return _background(place, light, weather, (int(size[0]), int(size[1])))
 
 
-@lru_cache(maxsize=400)
+@lru_cache(maxsize=96)
 def _background(place, light, weather, size) -> Background:
     s = _surfaces(place, size)
     dx, dy, dz = s.rays
@@ -182,15 +182,15 @@ def _background(place, light, weather, size) -> Background:
         shade[low] = _shadow(place, few[0][low], few[2][low])
     falls = irradiance(place, light, weather, few[0], few[1] + place.height, few[2], normal, shade, kind == LEAF)
     falls = falls.repeat(2, 0).repeat(2, 1)
-    sky, sky_kelvin = _sky(place, light, weather, s.rays)
+    open_ = s.kind == SKY
+    sky, sky_kelvin = _sky(place, light, weather, tuple(r[open_] for r in s.rays))
     visible = s.albedo * falls
     shines = {"day": 0.02, "dusk": 0.22, "night": 0.45}[light]
     visible += (s.lit * shines * np.where(s.kind == LAMP, 25.0 if light != "day" else 1.0, 1.0))[..., None] * \
         np.where((s.kind == LAMP)[..., None], place.lamp_colour, (1.0, .82, .55))
     glass = s.kind == GLASS
     visible[glass] += 0.10 * LIGHT[light][1]
-    open_ = s.kind == SKY
-    visible[open_] = sky[open_]
+    visible[open_] = sky
     kelvin = s.kelvin[..., 2] if light != "day" else s.kelvin[..., 1]
     if shade is not None:
         sunny = (np.clip(normal @ np.array(place.sun), 0, 1) * (1 - gaussian_filter(shade, 0.012 * size[0])))
@@ -201,10 +201,10 @@ def _background(place, light, weather, size) -> Background:
     if weather != "clear":
         kelvin = kelvin * 0.55
     air = place.air(light)
-    kelvin = np.where(open_, sky_kelvin, air + kelvin)
-    dull = np.where(glass, 0.91, EMISSIVITY)
-    infrared = np.where(open_, band_radiance(kelvin), dull * band_radiance(kelvin)
-                        + (1 - dull) * band_radiance(air - (18 if weather == "clear" else 5)))
+    dull = np.where(glass, np.float32(0.91), np.float32(EMISSIVITY))
+    infrared = dull * band_radiance(air + kelvin) \
+        + (1 - dull) * band_radiance(air - (18 if weather == "clear" else 5))
+    infrared[open_] = band_radiance(sky_kelvin)
     ground = halve((s.kind == GROUND).astype(float)) > 0.5
     visible, infrared = halve(visible), halve(infrared)
     horizon = 0.5 * size[0] - place.focal * size[0] * np.tan(place.pitch)
@@ -221,7 +221,7 @@ def _background(place, light, weather, size) -> Background:
     infrared = gaussian_filter(infrared, place.blur * size[0] / 240)
     made = Background(visible.astype(np.float32), infrared.astype(np.float32), depth.astype(np.float32),
                       s.hides[::2, ::2].astype(np.float32), ground,
-                      np.ones(size) if shade is None else shade, exposure, air, veil)
+                      np.ones(size, np.float32) if shade is None else shade.astype(np.float32), exposure, air, veil)
     for field in (made.visible, made.infrared, made.depth, made.hides, made.ground, made.shade):
         field.flags.writeable = False
     return made

@@ -94,7 +94,7 @@ class Place:
 
     def road_point(self, x, z):
         """Inverse of `point`: across and along, of numbers or arrays."""
-        c, s = np.cos(self.yaw), np.sin(self.yaw)
+        c, s = math.cos(self.yaw), math.sin(self.yaw)
         return (x - self.centre) * c - z * s, (x - self.centre) * s + z * c
 
     def project(self, points, size):
@@ -113,8 +113,8 @@ class Place:
         f = self.focal * size[0]
         right = (np.arange(size[1]) + 0.5 - 0.5 * size[1])[None, :] / f
         up = (0.5 * size[0] - np.arange(size[0]) - 0.5)[:, None] / f
-        c, s = np.cos(self.pitch), np.sin(self.pitch)
-        one = np.ones(size)
+        c, s, one = math.cos(self.pitch), math.sin(self.pitch), np.ones(size, np.float32)
+        right, up = right.astype(np.float32), up.astype(np.float32)
         return right * one, (up * c - s) * one, (c + up * s) * one
 
     def air(self, light: str) -> float:

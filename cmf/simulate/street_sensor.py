@@ -12,7 +12,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.stats import kurtosis
 
 TILE = 512                         # pixels, side of the stored noise; pictures take random windows of it
 
@@ -83,13 +82,19 @@ def expose_infrared(radiance, black: float, gain: float, noise: float, pattern, 
     return (signal + 0.5).astype(np.uint8)
 
 
+def _kurtosis(values) -> float:
+    off = values - values.mean()
+    spread = np.mean(off * off)
+    return np.mean(off**4) / spread**2 if spread > 0 else np.nan
+
+
 def statistics(visible_grey, infrared) -> dict[str, float]:
     """Numbers that describe a registered pair of pictures, both (H, W) in grey levels 0 to 255.
 
     For each band (prefix visible_ or infrared_): mean; sd; entropy, bits of the 256-bin histogram; slope, of log
     power against log frequency between 0.02 and 0.4 cycles a pixel; dx, the mean size of horizontal differences;
-    kurtosis of horizontal differences (3 for normal noise). And correlation of the bands and of their gradients'
-    sizes. Raises ValueError where the shapes differ or a picture is smaller than 32 pixels.
+    kurtosis of horizontal differences (3 for normal noise, NaN where all are equal). And correlation of the bands
+    and of their gradients' sizes. Raises ValueError where the shapes differ or a picture is smaller than 32 pixels.
     """
     pair = {"visible": np.asarray(visible_grey, float), "infrared": np.asarray(infrared, float)}
     shapes = [band.shape for band in pair.values()]
@@ -111,7 +116,7 @@ def statistics(visible_grey, infrared) -> dict[str, float]:
             else np.nan
         out |= {f"{name}_mean": band.mean(), f"{name}_sd": band.std(), f"{name}_entropy": -(share @ np.log2(share)),
                 f"{name}_slope": slope, f"{name}_dx": np.abs(across).mean(),
-                f"{name}_kurtosis": kurtosis(across.ravel(), fisher=False)}
+                f"{name}_kurtosis": _kurtosis(across)}
         edges.append(np.hypot(*np.gradient(band)).ravel())
     grey = [band.ravel() for band in pair.values()]
     with np.errstate(invalid="ignore"):

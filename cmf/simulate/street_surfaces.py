@@ -5,6 +5,7 @@ the parameter of a ray is the distance that also orders the actors.
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from cmf.simulate.street_place import Place
 from cmf.simulate.street_sensor import TILE, texture
 
 SKY, GROUND, WALL, GLASS, LEAF, THING, LAMP = range(7)
+FIELDS = ("depth", "kind", "albedo", "normal", "kelvin", "lit", "hides")
 FAR = 400.0                        # m, distance of the sky and of what ends the street
 
 
@@ -46,7 +48,8 @@ def _lines(coordinate, period, width, blur):
 
 
 def _ground(place: Place, s: Surfaces, f: float):
-    dx, dy, dz = s.rays
+    low = int(np.argmax(s.rays[1][:, 0] < -1e-4)) if s.rays[1][-1, 0] < -1e-4 else len(s.kind)
+    dx, dy, dz = (r[low:] for r in s.rays)               # rows below the horizon
     t = np.where(dy < -1e-4, place.height / np.maximum(-dy, 1e-4), FAR)
     seen = t < 0.9 * FAR
     t = np.where(seen, t, FAR)
@@ -88,49 +91,64 @@ def _ground(place: Place, s: Surfaces, f: float):
     albedo = np.where(beyond[..., None], green * np.exp(0.45 * fine + 0.2 * broad)[..., None], albedo)
     kelvin = np.where(beyond[..., None], (1.2, -0.8, -1.0), kelvin)
     kelvin = kelvin + (0.25 * fine + 0.45 * broad)[..., None]
-    s.depth = np.where(seen, t, FAR)
-    s.kind[seen] = GROUND
-    s.albedo[seen] = albedo[seen]
-    s.kelvin[seen] = kelvin[seen]
-    s.normal[seen] = (0, 1, 0)
+    s.depth[low:] = t
+    s.kind[low:][seen] = GROUND
+    s.albedo[low:][seen] = albedo[seen]
+    s.kelvin[low:][seen] = kelvin[seen]
+    s.normal[low:][seen] = (0, 1, 0)
+
+
+def _window(place: Place, s: Surfaces, corners):
+    """Rows and columns that a wall with these corners (4, 3) can cover; None where it lies behind the camera."""
+    ahead = corners[:, 2] > 0.5
+    if not ahead.any():
+        return None
+    if not ahead.all():
+        return slice(None), slice(None)
+    pixels = place.project(corners, s.depth.shape)[0]
+    (x0, y0), (x1, y1) = np.maximum(pixels.min(0), 0).astype(int), np.maximum(pixels.max(0) + 2, 0).astype(int)
+    return slice(y0, y1), slice(x0, x1)
 
 
 def _walls(place: Place, s: Surfaces, f: float):
-    dx, dy, dz = s.rays
-    c, sn = np.cos(place.yaw), np.sin(place.yaw)
+    c, sn = math.cos(place.yaw), math.sin(place.yaw)
     a0, l0 = place.road_point(0.0, 0.0)
-    da, dl = dx * c - dz * sn, dx * sn + dz * c
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for b in place.buildings:
-            for facing in ("front", "end"):
-                if facing == "front":
-                    t = (b.side * b.front - a0) / da
-                else:
-                    t = (b.near - l0) / dl
-                across, along, up = a0 + t * da, l0 + t * dl, place.height + t * dy
-                u = along - b.near if facing == "front" else b.side * across - b.front
-                width = b.far - b.near if facing == "front" else b.deep
-                hit = (t > 0.3) & (t < s.depth) & (u >= 0) & (u < width) & (up > 0) & (up < b.height)
-                if b.material == 3 and hit.any():      # the cut of a hedge is uneven
-                    hit &= up < b.height - 0.10 - 0.10 * sample(place.texture, u, 0 * u, 40)
-                if hit.any():
-                    normal = (-b.side * c, 0, b.side * sn) if facing == "front" else (-sn, 0, -c)
-                    _facade(s, b, hit, u[hit], up[hit], t[hit], width, normal, f, place, facing == "front")
-                    if b.material == 3:
-                        _hedge(place, s, hit, u[hit], up[hit], b, normal)
+    for b in place.buildings:
+        inner, outer = b.side * b.front, b.side * (b.front + b.deep)
+        for front, feet in ((True, ((inner, b.near), (inner, b.far))), (False, ((inner, b.near), (outer, b.near)))):
+            feet = [place.point(*foot) for foot in feet]
+            box = _window(place, s, np.array([(x, y, z) for x, z in feet for y in (0.0, b.height)]))
+            if box is None:
+                continue
+            dx, dy, dz = (r[box] for r in s.rays)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                da, dl = dx * c - dz * sn, dx * sn + dz * c
+                t = (inner - a0) / da if front else (b.near - l0) / dl
+                along, up = l0 + t * dl, place.height + t * dy
+                u = along - b.near if front else b.side * (a0 + t * da) - b.front
+            width = b.far - b.near if front else b.deep
+            hit = (t > 0.3) & (t < s.depth[box]) & (u >= 0) & (u < width) & (up > 0) & (up < b.height)
+            if b.material == 3 and hit.any():            # the cut of a hedge is uneven
+                u = np.where(hit, u, 0.0)
+                hit &= up < b.height - 0.10 - 0.10 * sample(place.texture, u, 0 * u, 40)
+            if hit.any():
+                normal = (-b.side * c, 0, b.side * sn) if front else (-sn, 0, -c)
+                part = Surfaces(*(getattr(s, name)[box] for name in FIELDS), (dx, dy, dz))
+                draw = _hedge if b.material == 3 else _facade
+                draw(place, part, b, hit, u[hit], up[hit], t[hit], width, normal, f, front)
 
 
-def _hedge(place, s, hit, u, up, b, normal):
+def _hedge(place, s, b, hit, u, up, t, width, normal, f, front):
     big, small = sample(place.texture + 7, u, up, 30, -2.2), sample(place.texture + 8, u, up, 70, -1.2)
     tone = np.exp(0.45 * small + 0.3 * big + 0.9 * (up / b.height - 0.7))
-    s.kind[hit] = LEAF
+    s.depth[hit], s.hides[hit], s.kind[hit] = t, t, LEAF
     s.albedo[hit] = np.array(place.leaves) * tone[:, None]
     s.normal[hit] = np.array(normal) + np.stack((.3 * small, .4 + .2 * big, .3 * big), -1)
     s.kelvin[hit] = (2.0, .8, .6) + (.25 * big + .25 * small)[:, None]
     s.lit[hit] = 0
 
 
-def _facade(s, b, hit, u, up, t, width, normal, f, place, front):
+def _facade(place, s, b, hit, u, up, t, width, normal, f, front):
     base, slope = place.texture // 1000 * 1000, place.slope
     foot = t / f
     tone = np.exp(0.10 * sample(base + b.seed % 997, u, up, 30, slope) / (1 + 5 * foot)
@@ -268,8 +286,9 @@ def _tree(place, s, box, item, u, v, depth, scale, rng):
 def surfaces(place: Place, size) -> Surfaces:
     """What every pixel of a picture of this size (H, W) sees of the place."""
     rays = place.rays(size)
-    s = Surfaces(np.full(size, FAR), np.zeros(size, np.uint8), np.zeros((*size, 3)), np.zeros((*size, 3)),
-                 np.zeros((*size, 3)), np.zeros(size), np.full(size, np.inf), rays)
+    plain, triple = np.zeros(size, np.float32), np.zeros((*size, 3), np.float32)
+    s = Surfaces(plain + FAR, np.zeros(size, np.uint8), triple.copy(), triple.copy(), triple.copy(), plain.copy(),
+                 plain + np.inf, rays)
     s.normal[..., 2] = -1
     f = place.focal * size[0]
     _ground(place, s, f)
