@@ -8,6 +8,7 @@ from cmf.simulate.street_paint import capsule, ellipse, light_ground, polygon
 
 TALL = 1.72                        # m, at size 1
 SKIN_KELVIN = 305.0
+PACK = np.array((.05, .06, .10))    # reflectance of a rucksack
 UP = np.array((0.0, 1.0, 0.0))
 # hip height (share of height), lean (rad), thighs (left, right), knees, upper arms, elbows; angles forward from hanging
 STILL = {
@@ -139,14 +140,18 @@ def draw(stage: Stage, actor: Actor):
     leg(near)
     neck, pelvis = pixels["neck"], pixels["pelvis"]
     across = abs(np.cos(actor.heading)) if actor.pose != "lie" else 0.6
-    broad = (.075 + .055 * across) * r
+    broad = (.062 + .026 * across) * r
+    waist = neck + (pelvis - neck) * .62
     if look.pack and not away:
         capsule(canvas, neck + (0, .04 * r), 0.5 * (neck + pelvis), broad * 1.05, broad,
-                np.array((.05, .06, .1)) * falls, heat(.12), light)
-    capsule(canvas, neck + (pelvis - neck) * .22, pelvis, broad, broad * .82, shirt, heat(warm), light)
+                PACK * falls, heat(.12), light)
+    capsule(canvas, pelvis, waist, broad * .88, broad * .8, trousers, heat(warm * .9), light)
+    chest, hem = neck + (pelvis - neck) * .2, neck + (pelvis - neck) * .82
+    capsule(canvas, chest, hem, broad, broad * .86, shirt, heat(warm), light)
+    capsule(canvas, pixels["left shoulder"], pixels["right shoulder"], .04 * r, .04 * r, shirt, heat(warm), light)
     if look.pack and away:
         capsule(canvas, neck + (pelvis - neck) * .25, neck + (pelvis - neck) * .72, broad * .85, broad * .8,
-                np.array((.05, .06, .1)) * falls, heat(.15), light)
+                PACK * falls, heat(.15), light)
     arm(near)
     head = pixels["head"]
     capsule(canvas, neck + (0, .01 * r), head, .028 * r, .03 * r, skin, heat(.85))
