@@ -73,8 +73,8 @@ class CMAF(nn.Module):
     context (B, T, d), what the words give back; back (B, H, L, T) from words to segments, if bidirectional; gate
     (B, T) in (0, 1), the mean weight of vision, if learned; temperature, of the alignment.
 
-    With `use="none"` the segments attend to one another in the place of the words: the visual-only arm keeps
-    nearly all parameters. At initialisation all arms with vision that share weights give equal scores.
+    With `use="none"` the segments attend to one another in the place of the words: the visual-only arm lacks
+    only the words' embedding and the attention back. At initialisation all arms with vision that share weights give equal scores.
 
     Raises:
         ValueError: a column that is missing or of another shape, times outside [0, 1], or a video whose attention
