@@ -117,6 +117,16 @@ def test_nearer_actors_hide_farther_ones():
     assert cut.boxes[0].share < 0.75, "half of it is outside the picture"
 
 
+@pytest.mark.parametrize("along", [-20.0, -1.0, 0.0, 1.0, 2.5, 400.0])
+def test_actors_beside_behind_or_far_from_the_camera_draw_nothing_odd(along):
+    empty = picture(visible_noise=0.0)
+    for kind in street.KINDS:
+        made = picture(in_front(kind, along), visible_noise=0.0)
+        assert (made.labels > 0).mean() < (0.9 if along == 2.5 else 1e-3)
+        if along < 1.2 and kind != "fire":
+            assert not made.boxes and np.array_equal(made.visible, empty.visible)
+
+
 def test_running_car_is_warmer_and_looks_the_same():
     parked, running = (picture(in_front("car", 8.0, heading=2.6, look=3, running=r)) for r in (False, True))
     body = parked.labels == 1 + street.KINDS.index("car")

@@ -104,7 +104,7 @@ def _spot(place: Place, rng, kind, pose):
         else:
             across = side * (place.road + (rng.uniform(-.6, -.3) if pose == "ride" else rng.uniform(.3, 1.5)))
         x, z = place.point(across, along)
-        if z > 3.5 and abs(x) < 0.62 * z / place.focal:
+        if z > (7.5 if kind == "car" else 3.5) and abs(x) < 0.62 * z / place.focal:
             return float(x), float(z), float(heading)
     return None
 

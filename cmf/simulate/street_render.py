@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import shift as move
 
 from cmf.simulate import street_people, street_things, street_vehicles
-from cmf.simulate.street_actors import KINDS, Actor, Stage
+from cmf.simulate.street_actors import KINDS, Actor, Stage, look_of
 from cmf.simulate.street_background import background, check
 from cmf.simulate.street_paint import Canvas
 from cmf.simulate.street_place import Place
@@ -23,7 +23,7 @@ DRAW = {"person": street_people.draw, "car": street_vehicles.draw, "bicycle": st
         "barrier": street_things.barrier, "bump": street_things.bump}
 SHADOW = {"person": street_people.shadow, "car": street_vehicles.shadow, "bicycle": street_vehicles.bicycle_shadow,
           "fire": street_things.fire_shadow, "bag": street_things.spot_shadow, "barrier": street_things.spot_shadow}
-NEAREST = 1.2                      # m along the optical axis; nearer actors are not drawn
+NEAREST = 1.2                      # m along the optical axis; actors that come nearer are not drawn
 FLAT = ("bump",)                   # lie on the ground: drawn before what stands
 
 
@@ -102,6 +102,14 @@ def _streaks(size) -> np.ndarray:
     return out
 
 
+def _reach(actor: Actor) -> float:
+    """How far an actor comes towards the camera from its middle, m."""
+    if actor.kind != "car":
+        return 0.0
+    length, width = street_vehicles.SHAPES[look_of("car", actor.look).body][:2]
+    return 0.5 * actor.size * (length * abs(np.cos(actor.heading)) + width * abs(np.sin(actor.heading)))
+
+
 def paint(scene: Scene, size) -> tuple[Canvas, list[Box]]:
     """The radiance of both bands before the cameras, and the boxes of actors in the order of `scene.actors`."""
     base = background(scene.place, scene.light, scene.weather, size)
@@ -109,7 +117,7 @@ def paint(scene: Scene, size) -> tuple[Canvas, list[Box]]:
     canvas = Canvas(base.visible.copy(), base.infrared.copy(), base.hides)
     stage = Stage(scene.place, scene.light, scene.weather, size, base, canvas)
     order = sorted(((stage.axis(a), i) for i, a in enumerate(scene.actors)), reverse=True)
-    order = [(axis, i) for axis, i in order if axis > NEAREST]
+    order = [(axis, i) for axis, i in order if axis - _reach(scene.actors[i]) > NEAREST]
     for axis, i in order:
         canvas.begin(i + 1, axis)
         if scene.actors[i].kind in SHADOW and scene.actors[i].y < 0.5:
