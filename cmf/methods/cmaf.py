@@ -74,7 +74,7 @@ class CMAF(nn.Module):
     (B, T) in (0, 1), the mean weight of vision, if learned; temperature, of the alignment.
 
     With `use="none"` the segments attend to one another in the place of the words: the visual-only arm lacks
-    only the words' embedding and the attention back. At initialisation all arms with vision that share weights give equal scores.
+    only the words' embedding and the attention back. Untrained arms with vision and equal weights score alike.
 
     Raises:
         ValueError: a column that is missing or of another shape, times outside [0, 1], or a video whose attention
