@@ -185,7 +185,7 @@ def _background(place, light, weather, size) -> Background:
     open_ = s.kind == SKY
     sky, sky_kelvin = _sky(place, light, weather, tuple(r[open_] for r in s.rays))
     visible = s.albedo * falls
-    shines = {"day": 0.02, "dusk": 0.22, "night": 0.45}[light]
+    shines = {"day": 0.02, "dusk": 0.22, "night": 0.6}[light]
     visible += (s.lit * shines * np.where(s.kind == LAMP, 25.0 if light != "day" else 1.0, 1.0))[..., None] * \
         np.where((s.kind == LAMP)[..., None], place.lamp_colour, (1.0, .82, .55))
     glass = s.kind == GLASS

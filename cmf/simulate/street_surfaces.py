@@ -73,14 +73,14 @@ def _ground(place: Place, s: Surfaces, f: float):
         paint = np.maximum(paint, stripe * (np.abs(along - place.crossing - 1.6) < 1.6))
     paint = (paint * worn * (side < place.road))[..., None]
     albedo = albedo * (1 - paint) + 0.62 * paint
-    kelvin = np.zeros((*t.shape, 3)) + (4.5, -0.6, 1.6)
+    kelvin = np.zeros((*t.shape, 3)) + (4.5, -0.6, 0.9)
     # pavement
     flags = np.maximum(_lines(along, 0.6, 0.02, long), _lines(across, 0.6, 0.02, foot)) * (place.paving != 1)
     tone = np.array((.24, .225, .20)) if place.paving == 0 else np.array((.17, .165, .16))
     walk = tone * np.exp(0.13 * fine + 0.10 * broad - 0.5 * flags)[..., None]
     on_walk = side > place.road
     albedo = np.where(on_walk[..., None], walk, albedo)
-    kelvin = np.where(on_walk[..., None], (2.6, -0.3, 0.5), kelvin)
+    kelvin = np.where(on_walk[..., None], (2.6, -0.3, 0.2), kelvin)
     kerb = (side > place.road) & (side < place.road + 0.16 + 0.3 * foot)
     albedo = np.where(kerb[..., None], (.30, .29, .27) * np.exp(0.1 * fine)[..., None], albedo)
     gutter = (side > place.road - 0.08) & (side <= place.road)
