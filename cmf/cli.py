@@ -20,6 +20,9 @@ from cmf import __version__
 COMMANDS = {
     "book": ("run the notebooks that are out of date", "cmf.book.__main__:arguments"),
     "detect": ("find and classify the targets of scenes", "cmf.studies.scenes:arguments"),
+    "score": ("score videos over time, with pages that explain the alarms", "cmf.studies.score:arguments"),
+    "train": ("train a method on a collection of videos", "cmf.studies.learning:train_arguments"),
+    "evaluate": ("measure a trained method on a collection of videos", "cmf.studies.learning:evaluate_arguments"),
     "data": ("list, get, check and make data sets and weights", "cmf.cli:data_arguments"),
 }
 
@@ -53,7 +56,7 @@ def main(argv=None) -> int:
 
 
 def data_arguments(parser: argparse.ArgumentParser) -> None:
-    """`data list`, `data get NAME`, `data check NAME`, `data make deepspace --out DIR`."""
+    """`data list`, `data get NAME`, `data check NAME`, `data make deepspace|surveillance --out DIR`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", help="all entries and where they are").set_defaults(run=_data_list)
     get = actions.add_parser("get", help="fetch an entry, or say how to obtain it")
@@ -62,15 +65,31 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("name", metavar="NAME")
         action.set_defaults(run=run)
     make = actions.add_parser("make", help="generate a simulated set as folders")
-    make.add_argument("what", choices=("deepspace",))
-    make.add_argument("--out", required=True, metavar="DIR", help="folder to make; must not hold anything yet")
-    make.add_argument("--targets", type=int, default=600, metavar="N", help="training targets (default 600)")
-    make.add_argument("--scenes", type=int, default=3, metavar="K", help="scenes of 1024 x 1024 px (default 3)")
-    make.add_argument("--seed", type=int, default=0, metavar="S", help="seed, 0 or larger (default 0)")
-    make.add_argument("--psnr", type=_psnr, default=8.0, metavar="P",
-                      help="peak signal-to-noise of the scenes' targets (default 8), or physical: as their range "
-                           "and radiance make it")
-    make.set_defaults(run=_data_make)
+    sets = make.add_subparsers(dest="what", required=True, metavar="SET")
+    scenes = sets.add_parser("deepspace", help="targets and scenes of two frames and sequences")
+    scenes.add_argument("--targets", type=int, default=600, metavar="N", help="training targets (default 600)")
+    scenes.add_argument("--scenes", type=int, default=3, metavar="K", help="scenes of 1024 x 1024 px (default 3)")
+    scenes.add_argument("--psnr", type=_psnr, default=8.0, metavar="P",
+                        help="peak signal-to-noise of the scenes' targets (default 8), or physical: as their range "
+                             "and radiance make it")
+    scenes.set_defaults(run=_data_make)
+    street = sets.add_parser("surveillance", help="clips of a street as MP4 files, with captions and annotations")
+    street.add_argument("--clips", type=int, default=12, metavar="N", help="clips of 10 to 60 s (default 12)")
+    street.add_argument("--split", choices=("train", "validation", "test", "shift"), default="test",
+                        help="each has streets of its own (default test)")
+    street.add_argument("--size", type=_size, default=(240, 320), metavar="HxW",
+                        help="pixels, even numbers (default 240x320)")
+    street.set_defaults(run=_data_film)
+    for kind in (scenes, street):
+        kind.add_argument("--out", required=True, metavar="DIR", help="folder to make; must not hold anything yet")
+        kind.add_argument("--seed", type=int, default=0, metavar="S", help="seed, 0 or larger (default 0)")
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdigit() and int(side) >= 32 and int(side) % 2 == 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"expected height x width in even pixels from 32 on, as 240x320, got {text!r}")
+    return int(sides[0]), int(sides[1])
 
 
 def _psnr(text: str) -> float | None:
@@ -106,6 +125,14 @@ def _data_check(arguments) -> None:
 
 def _data_make(arguments) -> None:
     print(make_deepspace(arguments.out, arguments.targets, arguments.scenes, arguments.seed, arguments.psnr))
+
+
+def _data_film(arguments) -> None:
+    from cmf.datasets.clips import write_clips
+    from cmf.simulate.surveillance import simulate_clips
+
+    clips = simulate_clips(arguments.clips, arguments.split, arguments.seed)
+    print(write_clips(clips, arguments.out, arguments.size))
 
 
 def make_deepspace(out, targets: int, scenes: int, seed: int = 0, psnr: float | None = 8.0) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cmf import runs
-from cmf.datasets.video import Segments, segment
+from cmf.datasets.video import Segments, Video, segment
 from cmf.encoders.blip import BLIP
 from cmf.encoders.clip import CLIP
 from cmf.encoders.distilbert import DistilBERT
@@ -62,17 +62,36 @@ def pictures(video, times: Sequence[float], size: tuple[int, int] = SIZE) -> np.
     return np.stack(list(video.frames_at(times, size)))
 
 
-def look(video, encoders: Encoders, size: tuple[int, int] = SIZE) -> dict[str, np.ndarray]:
-    """visual (T, Dv) of CLIP and motion (T, Dm) of the flow, at the middle of each segment; pictures (T, H, W, 3).
+def moments(video, some: slice = slice(None)) -> np.ndarray:
+    """Two times (T, 2) in seconds at which each segment is looked at, STEP apart where the video allows it.
 
-    Motion columns are brought to the scale of their square root, since speeds have long tails.
+    Those of a `Video` are the begins of two different frames, so that the time between the pictures is known.
+    some: of these segments only.
     """
     parts = cut(video)
     step = min(STEP, 0.5 * video.seconds / len(parts.centres))
-    first = parts.centres - step / 2                                           # (T,) seconds
-    shown = pictures(video, np.stack([first, first + step], 1).ravel(), size)  # (2 T, H, W, 3)
-    pairs = shown.reshape(len(first), 2, *shown.shape[1:])
-    flow = np.stack([motion(pair, times=(0.0, step), span=1)[0] for pair in pairs])          # (T, Dm)
+    first = parts.centres[some] - step / 2                                     # (T,) seconds
+    if not isinstance(video, Video):
+        return np.stack([first, first + step], 1)
+    last = len(video.times) - 1
+    early = np.minimum(np.searchsorted(video.times, first + 1e-6, side="right") - 1, last - 1)
+    late = np.searchsorted(video.times, video.times[early] + step + 1e-6, side="right") - 1
+    nearer = np.abs(video.times[np.minimum(late + 1, last)] - video.times[early] - step) < np.abs(
+        video.times[late] - video.times[early] - step)
+    late = np.maximum(np.minimum(late + nearer, last), early + 1)
+    return video.times[np.stack([early, late], 1)]
+
+
+def look(video, encoders: Encoders, size: tuple[int, int] = SIZE, some: slice = slice(None)) -> dict[str, np.ndarray]:
+    """visual (T, Dv) of CLIP and motion (T, Dm) of the flow, at the middle of each segment; pictures (T, H, W, 3).
+
+    Motion columns are brought to the scale of their square root, since speeds have long tails.
+    some: of these segments only, so that a long video can be looked at in blocks.
+    """
+    when = moments(video, some)                                                # (T, 2) seconds
+    each, place = np.unique(when, return_inverse=True)
+    pairs = pictures(video, each, size)[place.reshape(when.shape)]             # (T, 2, H, W, 3)
+    flow = np.stack([motion(pair, times=(0.0, b - a), span=1)[0] for pair, (a, b) in zip(pairs, when, strict=True)])
     seen = encoders.eye.images(pairs[:, 0], progress=lambda steps, label: steps).pooled      # (T, Dv)
     return dict(visual=seen.numpy(), motion=np.sign(flow) * np.sqrt(np.abs(flow)), pictures=pairs[:, 0])
 

@@ -1,0 +1,103 @@
+"""`python -m cmf train cmaf` and `python -m cmf evaluate cmaf`."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from cmf import paths, runs
+from cmf.studies import collected, watching
+from cmf.studies.collected import CLIPS, NAMES
+from cmf.studies.score import quiet, writable
+from cmf.studies.watching import Watcher
+
+
+def _shared(parser) -> None:
+    parser.add_argument("method", choices=("cmaf",))
+    parser.add_argument("--data", required=True, metavar="NAME",
+                        help=f"{', '.join(NAMES)}, or a folder with annotations.csv, or with normal/ and one folder a "
+                             "class; surveillance is simulated")
+    parser.add_argument("--folder", metavar="DIR", help="where a named collection lies; default CMF_DATA/NAME")
+    parser.add_argument("--captions", metavar="CSV", help="default: captions.csv beside the videos, else BLIP's own")
+    parser.add_argument("--fps", type=float, metavar="F", help="frames a second of folders of frames")
+    parser.add_argument("--clips", type=int, metavar="N", help="simulated clips (of training; a fifth for validation)")
+    parser.add_argument("--seed", type=int, default=1, metavar="S",
+                        help="of training, of simulated clips and of the split of Ped2 (default 1)")
+
+
+def train_arguments(parser) -> None:
+    """`python -m cmf train cmaf --data NAME [--out FILE]`."""
+    _shared(parser)
+    parser.add_argument("--out", metavar="FILE", help="weights; default build/cmaf_NAME.safetensors")
+    parser.add_argument("--epochs", type=int, default=collected.RECIPE.epochs, metavar="E")
+    parser.add_argument("--encoders", choices=tuple(watching.ENCODERS), default="small")
+    parser.set_defaults(run=_train)
+
+
+def evaluate_arguments(parser) -> None:
+    """`python -m cmf evaluate cmaf --data NAME [--weights FILE] [--out DIR]`."""
+    _shared(parser)
+    parser.add_argument("--weights", metavar="FILE", help="of `train cmaf`; default: the project's own")
+    parser.add_argument("--out", metavar="DIR", help="for measures.csv and .json; default build/evaluate_cmaf_NAME")
+    parser.set_defaults(run=_evaluate)
+
+
+def _train(options) -> None:
+    quiet()
+    encoders, name = watching.ENCODERS[options.encoders], Path(options.data).name
+    out = Path(options.out or paths.build() / f"cmaf_{name}.safetensors")
+    if out.suffix != ".safetensors" or out.is_dir():
+        raise ValueError(f"--out {out}: expected a file to write, NAME.safetensors")
+    writable(out.absolute().parent)
+    recipe = replace(collected.RECIPE, epochs=options.epochs)
+    if options.data == "surveillance":
+        count = CLIPS["train"] if options.clips is None else options.clips
+        clips = dict(train=count, validation=max(12, count // 5), test=max(24, count // 5))
+        found = collected.train_bundle(out, clips, options.seed, options.seed, encoders, recipe)
+        print(f"frame AUC {found['roc_auc']:.3f} on {clips['test']} simulated test clips")
+    else:
+        part = lambda split: collected.find(options.data, split, options.folder, options.fps, options.seed)
+        train, validation = part("train"), part("validation")
+        if not validation:
+            train, validation = collected.held_out(train, options.seed)
+        sets = [collected.collect(items, encoders, options.captions) for items in (train, validation)]
+        watcher = collected.teach(*sets, encoders, options.seed, recipe)
+        watcher.save(out, data=f"{name}, {len(train)} videos for training", seed=str(options.seed),
+                     epochs=str(recipe.epochs))
+    print(f"threshold {Watcher.load(out).settings.threshold:.3f}, from validation; {out}")
+
+
+def _evaluate(options) -> None:
+    quiet()
+    watcher = Watcher.load(options.weights or watching.TRAINED)
+    encoders, name = watcher.encoders(), Path(options.data).name
+    out = writable(Path(options.out or paths.build() / f"evaluate_cmaf_{name}"))
+    if options.data == "surveillance":
+        scores, labels, abnormal = collected.simulated(
+            watcher, encoders, CLIPS["test"] if options.clips is None else options.clips, options.seed)
+    else:
+        items = collected.find(options.data, "test", options.folder, options.fps, options.seed)
+        unknown = [item.id for item in items if item.events is None]
+        if unknown or not items:
+            raise ValueError(f"{options.data}: {len(items)} test videos, {len(unknown)} without annotated frames "
+                             f"({', '.join(unknown[:3])}); measures over frames need annotations.csv, or a collection "
+                             f"with annotated frames: {', '.join(NAMES)}")
+        scores, labels = collected.collect(items, encoders, options.captions).frames(watcher, encoders)
+        abnormal = [item.anomalous for item in items]
+    table = collected.evaluation(scores, labels, abnormal, watcher.settings.threshold)
+    value = table.set_index("measure").value
+    print(f"{name}: {int(value['videos'])} videos, {int(value['frames'])} frames, {value['base_rate']:.1%} anomalous "
+          "(average precision by chance)")
+    for row in table.itertuples():
+        spread = f"  {row.low:.3f} to {row.high:.3f}" if row.low == row.low else ""
+        print(f"  {row.measure.replace('_', ' '):<22}{row.value:>8.3f}{spread}" if row.value % 1 else
+              f"  {row.measure.replace('_', ' '):<22}{int(row.value):>8}{spread}")
+    runs.write_text(out / "measures.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    record = dict(data=name, weights=watcher.facts | {"threshold": watcher.settings.threshold},
+                  measures={row.measure: dict(value=_plain(row.value), low=_plain(row.low), high=_plain(row.high))
+                            for row in table.itertuples()}, run=runs.provenance())
+    runs.write_text(out / "measures.json", json.dumps(record, indent=1) + "\n")
+    print(f"95 % intervals over videos; {out / 'measures.csv'}, {out / 'measures.json'}")
+
+
+def _plain(number: float) -> float | None:
+    return None if number != number else float(f"{number:.6g}")
