@@ -190,13 +190,13 @@ def test_no_word_is_a_verdict(clips):
 
 def test_no_single_word_gives_an_event_away(clips):
     """Each word that is written about an event is also written elsewhere."""
-    many = clips + sim.simulate_clips(240, "validation", 0)
+    many = clips + sim.simulate_clips(180, "validation", 0)
     captions = [c for clip in many for c in clip.captions()]
     events = [set(c.text.replace(",", "").split()) for c in captions if c.event]
     others = [set(c.text.replace(",", "").split()) for c in captions if not c.event]
     for word in {w for words in events for w in words}:
         yes, no = (sum(word in words for words in group) for group in (events, others))
-        assert yes < 15 or no > 0.1 * yes, f"{word!r}: {yes} captions of events, {no} others"
+        assert yes < 15 or no > 0.2 * yes, f"{word!r}: {yes} captions of events, {no} others"
 
 
 def test_dials_of_the_onlooker():

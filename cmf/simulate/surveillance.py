@@ -18,8 +18,7 @@ import numpy as np
 from cmf.simulate import surveillance_life as life
 from cmf.simulate.street_actors import Actor, look_of
 from cmf.simulate.street_place import LIGHTS, PLACES, SPLITS
-from cmf.simulate.street_render import Picture, Scene
-from cmf.simulate.surveillance_camera import film
+from cmf.simulate.street_render import Picture, Scene, render
 from cmf.simulate.surveillance_events import CLASSES, EVENTS, LIKE, Event
 from cmf.simulate.surveillance_tracks import Track
 from cmf.simulate.surveillance_words import EYE, Caption, Sight, choose, describe, miswrite
@@ -37,8 +36,8 @@ BLOCK = 12                        # clips among which the classes are balanced: 
 class Dials:
     """Settings of the simulated street and its onlooker; all continuous, all meant to be swept."""
 
-    missed: float = 0.25     # 0 to 1, probability that a caption of an event tells of something else
-    replaced: float = 0.03   # 0 to 1, share of the captions' words replaced by other words
+    missed: float = 0.2      # 0 to 1, probability that a caption of an event tells of something else
+    replaced: float = 0.02   # 0 to 1, share of the captions' words replaced by other words
     jitter: float = 0.4      # s, standard deviation of the time that a caption is really about
     delay: float = 0.0       # s, how late captions are
     silent: float = 0.0      # 0 to 1, share of captions that are missing
@@ -103,8 +102,10 @@ class Clip:
                                     look=track.look + 1))
             actors.append(Actor(track.kind, facts["x"], facts["z"], facts["heading"], pose, facts["phase"],
                                 facts["size"], track.look, track.running, facts["strength"], track.y))
-        return Scene(self.layout.place, self.light, self.weather, tuple(actors), exposure=self.gain(t),
-                     visible_noise=self.dials.noise, infrared_noise=self.dials.noise)
+        _, exposure, gain, level = self._cameras
+        return Scene(self.layout.place, self.light, self.weather, tuple(actors), exposure=exposure * self.gain(t),
+                     visible_noise=self.dials.noise, infrared_noise=self.dials.noise, infrared_gain=gain,
+                     infrared_level=level)
 
     def present(self, t: float) -> list[Track]:
         """Tracks that exist at t and stand before the camera, in the order of `scene_at(t).actors`."""
@@ -113,7 +114,7 @@ class Clip:
 
     def picture(self, t: float, size: tuple[int, int] = SIZE) -> Picture:
         """The street's picture at t: visible, infrared, labels, boxes."""
-        return film(self.scene_at(t), size, self._camera, round(1000 * t))
+        return render(self.scene_at(t), size=size, seed=self._cameras[0] + round(1000 * t))
 
     def frame(self, t: float, size: tuple[int, int] = SIZE) -> np.ndarray:
         """The visible picture at t seconds: (H, W, 3) uint8."""
@@ -196,8 +197,8 @@ class Clip:
     def captions(self, every: float = 2.0) -> tuple[Caption, ...]:
         """What an onlooker writes: a sentence for each `every` seconds (the last stretch may be shorter).
 
-        Each tells of one moment of its stretch, shifted by the dials' delay and jitter; `about` and `event` say
-        of whom it really tells. Raises ValueError unless every is above 0.
+        Each tells of something seen at one of two moments of its stretch, shifted by the dials' delay and jitter;
+        `about` and `event` say of whom it really tells. Raises ValueError unless every is above 0.
         """
         if not every > 0:
             raise ValueError(f"every={every!r}: expected seconds above 0")
@@ -205,8 +206,9 @@ class Clip:
         made = []
         for k in range(int(np.ceil(self.seconds / every - 1e-9))):
             start, end = k * every, min((k + 1) * every, self.seconds)
-            t = rng.uniform(start, end) + self.dials.jitter * rng.normal() - self.dials.delay
-            sight = choose(self.sights(float(np.clip(t, 0, self.seconds))), self.dials.missed, self.dials.overlap, rng)
+            times = rng.uniform(start, end, 2) + self.dials.jitter * rng.normal() - self.dials.delay
+            seen = {(s.name, s.deed): s for t in np.clip(times, 0.0, self.seconds) for s in self.sights(float(t))}
+            sight = choose(list(seen.values()), self.dials.missed, self.dials.overlap, rng)
             text = miswrite(describe(sight, self.light, self.weather, rng), self.dials.replaced, rng)
             if rng.uniform() >= self.dials.silent:
                 made.append(Caption(start, end, text, (sight.name,) if sight.name else (), sight.event))
@@ -256,8 +258,10 @@ class Clip:
         return hashlib.sha256(facts.encode()).hexdigest()
 
     @cached_property
-    def _camera(self) -> int:
-        return int(np.random.default_rng([VERSION, 7, *self.seed]).integers(2**31))
+    def _cameras(self) -> tuple[int, float, float, float]:
+        """What stays throughout a clip: seed of the noise, exposure, gain and level [K] of the infrared."""
+        rng = np.random.default_rng([VERSION, 7, *self.seed])
+        return int(rng.integers(2**31)), rng.uniform(0.85, 1.15), rng.uniform(0.85, 1.15), rng.uniform(-0.5, 0.5)
 
 
 EXTENT = {"person": (0.35, 1.75), "car": (1.9, 1.5), "bicycle": (0.5, 1.7), "smoke": (1.0, 2.2), "fire": (0.6, 1.4),
@@ -288,7 +292,7 @@ def simulate_clip(split: str = "train", seed: int = 0, number: int = 0, dials: D
     odds = [1 - 1.5 * min(dials.night, 2 / 3), 0.5 * dials.night, dials.night]
     light = str(rng.choice(LIGHTS, p=np.array(odds) / sum(odds)))
     weather = str(rng.choice(["clear", "rain", "fog"], p=[0.7, 0.22, 0.08]))
-    stage = life.Stage(where, seconds, rng, int(rng.choice([-1, 1])), rng.uniform(0.85, 0.98))
+    stage = life.Stage(where, seconds, rng, int(rng.choice([-1, 1])), rng.uniform(0.92, 1.0))
     lasts = max(rng.uniform(0.05, 0.4) * seconds, min(2.0, 0.4 * seconds))
     start = rng.uniform(0.04 * seconds + 0.4, seconds - lasts)
     # the event, or by the same draws something alike and harmless, then what is alike anyway

@@ -81,7 +81,7 @@ def counter_run(stage: Stage, start: float, end: float) -> Event:
     """Somebody comes with the stream of people, turns and runs against it, then walks on."""
     line, _, _ = stage.spot(stage.layout.pavements)
     aside, walk = stage.uniform(-0.35, 0.35) * line.width, stage.uniform(1.0, 1.6)
-    turn, until, speed = _stretch(stage, line, -stage.flow, (2.7, 4.6), end - start)
+    turn, until, speed = _stretch(stage, line, -stage.flow, (3.2, 4.8), end - start)
     lasts = abs(turn - until) * line.length / speed
     (entry, _), there, leave = line.ends(stage.flow, aside), line.at(turn, aside), line.ends(-stage.flow, aside)[1]
     come = float(np.hypot(there[0] - entry[0], there[1] - entry[1])) / walk

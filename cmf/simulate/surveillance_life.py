@@ -56,11 +56,11 @@ class Stage:
         return line, x, z
 
 
-def walkers(stage: Stage, line: Line, kind: str = "walk", way: int | None = None) -> list[Track]:
-    """One slot of people on a pavement: walkers, joggers ("run"), children who run ("child")."""
+def walkers(stage: Stage, line: Line, kind: str = "walk") -> list[Track]:
+    """One slot of people on a pavement: walkers, joggers ("run") with the stream, children ("child") both ways."""
     tracks, t = [], None
     while t is None or t < stage.seconds:
-        going = stage.way() if way is None else way
+        going = stage.way() if kind == "walk" else stage.rng.choice([-1, 1]) if kind == "child" else stage.flow
         aside = stage.uniform(-0.38, 0.38) * line.width
         (x0, z0), (x1, z1) = line.ends(going, aside)
         speed = stage.uniform(*{"walk": (1.0, 1.6), "run": (2.5, 3.7), "child": (2.0, 3.2)}[kind])
@@ -144,7 +144,7 @@ def visit(stage: Stage, line: Line, x: float, z: float, start: float, act, **opt
 def waiting_bag(stage: Stage, start: float, lasts: float) -> list[Track]:
     """Somebody puts a bag down, waits beside it (or steps a little away), takes it and goes on."""
     line, x, z = stage.spot(stage.layout.pavements, 0.0, 0.55)
-    step, start = stage.uniform(0.0, 3.0), start - 1.0
+    step, start = stage.uniform(0.0, 2.0), start - 1.0
     heading = stage.uniform(-pi, pi)
 
     def act(path):
