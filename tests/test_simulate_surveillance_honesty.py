@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from cmf.simulate import surveillance as sim
@@ -96,3 +97,25 @@ def test_neither_pictures_nor_words_suffice_and_both_say_more():
     for name in ("visual", "words"):
         assert 0.65 < found[name] < 0.92, found
     assert max(found["visual"], found["words"]) + 0.01 < found["both"] < 0.985, found
+
+
+def test_frame_auc_is_that_of_the_frames_one_by_one():
+    rng = np.random.default_rng(0)
+    share, seconds, score = rng.integers(0, 5, 30) / 4, rng.integers(1, 4, 30).astype(float), rng.normal(size=30)
+    labels = np.concatenate([np.repeat([1, 0], [round(4 * s * p), round(4 * s * (1 - p))])
+                             for p, s in zip(share, seconds, strict=True)])
+    expected = roc_auc_score(labels, np.repeat(score, (4 * seconds).astype(int)))
+    assert study.frame_auc(score, share, seconds) == pytest.approx(expected)
+
+
+def test_shares_of_segments_add_up_to_the_event():
+    clip = sim.simulate_clip("train", 0, 0)
+    start, end = clip.events[0]
+    assert study.shares(clip, 16).sum() * clip.seconds / 16 == pytest.approx(end - start)
+    assert study.shares(clip, 7).max() <= 1 + 1e-9
+
+
+def test_words_tell_less_the_more_an_onlooker_misses():
+    rows = study.sweep("missed", (0.0, 1.0), n_train=96, n_test=60, segments=12)
+    assert [row["missed"] for row in rows] == [0.0, 1.0]
+    assert rows[0]["words"] > rows[1]["words"] + 0.1 and rows[1]["words"] < 0.65
