@@ -366,8 +366,8 @@ def mean_frame(batch: dict[str, Tensor], frames: int) -> tuple[Tensor, Tensor]:
     """Mean (B, Dv) of `frames` evenly spaced segments, first and last included, and which exist (B, T)."""
     visual = batch["visual"]
     present = batch.get("segments", torch.ones(visual.shape[:2], dtype=torch.bool, device=visual.device))
-    share = torch.linspace(0, 1, frames, device=visual.device)
-    rank = (share * (present.sum(1, keepdim=True) - 1)).long()                 # (B, frames) floor, as published
+    last = present.sum(1, keepdim=True) - 1
+    rank = torch.arange(frames, device=visual.device) * last // (frames - 1)   # (B, frames) floor, as published
     place = present.long().argsort(dim=1, descending=True, stable=True).gather(1, rank)
     return visual.gather(1, place[..., None].expand(-1, -1, visual.shape[-1])).mean(1), present
 
