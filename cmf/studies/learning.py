@@ -10,6 +10,8 @@ from cmf.studies.collected import CLIPS, NAMES
 from cmf.studies.score import quiet, writable
 from cmf.studies.watching import Watcher
 
+COUNTS = ("videos", "abnormal_videos", "frames", "macro_videos")
+
 
 def _shared(parser) -> None:
     parser.add_argument("method", choices=("cmaf",))
@@ -89,8 +91,8 @@ def _evaluate(options) -> None:
           "(average precision by chance)")
     for row in table.itertuples():
         spread = f"  {row.low:.3f} to {row.high:.3f}" if row.low == row.low else ""
-        print(f"  {row.measure.replace('_', ' '):<22}{row.value:>8.3f}{spread}" if row.value % 1 else
-              f"  {row.measure.replace('_', ' '):<22}{int(row.value):>8}{spread}")
+        figure = f"{row.value:>8.0f}" if row.measure in COUNTS else f"{row.value:>8.3f}"
+        print(f"  {row.measure.replace('_', ' '):<22}{figure}{spread}")
     runs.write_text(out / "measures.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     record = dict(data=name, weights=watcher.facts | {"threshold": watcher.settings.threshold},
                   measures={row.measure: dict(value=_plain(row.value), low=_plain(row.low), high=_plain(row.high))

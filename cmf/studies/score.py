@@ -213,11 +213,11 @@ def quiet() -> None:
 
 
 def _run(options) -> None:
-    from cmf.studies import watching
+    from cmf.studies import footage, watching
 
     wanted = requests(options.videos, options.fps)
     for one in wanted:
-        Video(one.path, one.fps)                       # what cannot be opened is said before the work begins
+        footage.cut(Video(one.path, one.fps))          # what cannot be opened or cut is said before the work begins
     quiet()
     watcher = watching.Watcher.load(options.weights or watching.TRAINED)
     if options.threshold is not None:

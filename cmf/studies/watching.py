@@ -35,7 +35,7 @@ WINDOW = 30      # segments: 60 s, the longest clips in training
 BLOCK = 32       # segments looked at, or captions written, at a time
 CHUNK = 32       # windows scored at a time
 PICTURES = 240   # thumbnails kept of a video, at most
-WORDY = 300      # captions of a video whose words are weighed in its report, at most
+WEIGHTS = 4_000_000  # weights of segments on words kept of a video, at most
 Told = Sequence[tuple[float, float, str]]  # captions: start and end in seconds, text
 
 
@@ -160,7 +160,7 @@ class Answer:
     read: tuple                  # of each window: its segments, captions (L,) and strings of its words, weights (n, L)
 
     def report(self, name: str, seen: dict, captions: Told, threshold: float, truth=None, note: str = "") -> Scored:
-        """For pages and tables: pictures of PICTURES moments and words of WORDY captions at most.
+        """For pages and tables: at most PICTURES pictures and as many captions with weighed words as WEIGHTS allow.
 
         Both are those at the highest scores (pictures: every other one spread evenly); truth (n, 2) seconds or None.
         """
@@ -171,16 +171,16 @@ class Answer:
             shown = np.union1d(rank[:PICTURES // 2], np.linspace(0, count - 1, PICTURES // 2).round().astype(int))
         middle = np.array([(a + b) / 2 for a, b, _ in captions])
         near = Segments(edges, edges).of(middle) if len(middle) else np.zeros(0, int)
-        kept = set(np.argsort(np.argsort(rank)[near], kind="stable")[:WORDY].tolist())
-        words = {}
-        for _, number, strings, _ in self.read:
-            for k in kept.intersection(number.tolist()) - set(words):
-                words[k] = [strings[i] for i in np.flatnonzero(number == k)]
+        words = {k: [strings[i] for i in np.flatnonzero(number == k)]
+                 for _, number, strings, _ in self.read for k in set(number.tolist())}
+        best = sorted(words, key=lambda k: np.flatnonzero(rank == near[k])[0])
+        room = np.cumsum([len(words[k]) for k in best]) * count <= WEIGHTS
+        words = {k: words[k] for k, fits in zip(best, room, strict=True) if fits}
         order = sorted(words)
         starts = dict(zip(order, np.cumsum([0, *(len(words[k]) for k in order)]).tolist(), strict=False))
         attention = np.zeros((1, count, sum(map(len, words.values()))))                   # (1, T, L)
         for rows, number, _, share in self.read:
-            for k in kept.intersection(number.tolist()):
+            for k in set(words).intersection(number.tolist()):
                 attention[0, rows, starts[k]:starts[k] + len(words[k])] = share[:, number == k]
         return Scored(name, np.stack([edges[:-1], edges[1:]], 1), self.scores, threshold,
                       tuple(zip(middle, (text for _, _, text in captions), strict=True)),
