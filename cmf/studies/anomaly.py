@@ -25,6 +25,7 @@ from cmf.studies.footage import Encoders, columns, cut, told
 from cmf.training import Recipe, Tensors, fit, parameters
 
 SPLITS = ("train", "validation", "test")
+CLIPS = dict(train=480, validation=96, test=192)
 RECIPE = Recipe(epochs=12, batch=16, lr=2e-3, weight_decay=0.05)
 
 
@@ -219,13 +220,13 @@ def controlled(name: str, captions, seed: int = 0):
     return CONTROLS[name](captions, rng)
 
 
-def controls(model: nn.Module, sets: dict[str, Footage], encoders: Encoders, names: Sequence[str],
+def controls(models: dict[int, nn.Module], test: Footage, encoders: Encoders, names: Sequence[str],
              seed: int = 0) -> pd.DataFrame:
-    """Frame AUC of a trained model when the test clips' captions are changed: columns control, roc_auc."""
-    test, rows = sets["test"], []
-    labels = truth(test)
-    for name in names:
+    """Frame AUC of trained models, by seed, when the test clips' captions are changed: control, seed, roc_auc."""
+    labels, rows = truth(test), []
+    for name in runs.progress(list(names), "captions"):
         captions = controlled(name, [told(clip) for clip in test.clips], seed)
-        scores = frame_scores(model, test.with_text(captions, encoders))
-        rows.append(dict(control=name, roc_auc=anomaly.frame_auc(scores, labels)))
+        changed = test.with_text(captions, encoders)
+        rows += [dict(control=name, seed=own, roc_auc=anomaly.frame_auc(frame_scores(model, changed), labels))
+                 for own, model in models.items()]
     return pd.DataFrame(rows)
