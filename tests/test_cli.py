@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from cmf import __version__, cli
+from cmf.datasets.clips import read_captions, read_clips
 from cmf.datasets.deepspace import read_inference, read_training
 
 
@@ -29,7 +30,8 @@ def test_every_command_registers(capsys):
         assert name in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [[], ["dta"], ["data"], ["data", "make", "deepspace"]])
+@pytest.mark.parametrize("argv", [[], ["dta"], ["data"], ["data", "make", "deepspace"], ["data", "make", "surveillance"],
+                                  ["score", "--out", "there"], ["train", "cmaf"], ["evaluate", "sacmf", "--data", "x"]])
 def test_bad_usage(argv, capsys):
     assert cli.main(argv) == 2
     assert "usage: python -m cmf" in capsys.readouterr().err
@@ -96,3 +98,17 @@ def test_data_make_physical_scenes(tmp_path, capsys):
 def test_data_make_refuses_and_leaves_nothing(tmp_path, capsys, changes, words):
     assert cli.main(["data", "make", "deepspace", "--out", str(tmp_path / "x"), "--targets", "6", *changes]) == 1
     assert words in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_data_make_writes_clips_that_the_readers_take(tmp_path, capsys):
+    out = tmp_path / "clips"
+    arguments = ["data", "make", "surveillance", "--clips", "1", "--size", "32x48", "--split", "shift", "--seed", "3"]
+    assert cli.main([*arguments, "--out", str(out)]) == 0 and capsys.readouterr().out == f"{out}\n"
+    (clip,) = read_clips(out)
+    facts = clip.open().facts
+    assert (facts.height, facts.width, facts.fps) == (32, 48, 25) and clip.split == "shift" and facts.frames == clip.frames
+    assert read_captions(out / "captions.csv", [clip.id])[clip.id]
+    assert cli.main([*arguments, "--out", str(out)]) == 1 and "exists; remove it" in capsys.readouterr().err
+    for size in ("32", "33x48", "axb", "16x16"):
+        assert cli.main(["data", "make", "surveillance", "--out", str(out), "--size", size]) == 2
+        assert f"expected height x width in even pixels from 32 on, as 240x320, got '{size}'" in capsys.readouterr().err

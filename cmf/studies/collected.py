@@ -1,8 +1,9 @@
 """CMAF on collections of videos: their columns, training, scores and measures.
 
-Training sees one label a video. Where a collection has no validation part, a fifth of its training videos is held
-out by video, alike in both classes. The epoch and the threshold come from validation: by frames where these are
-annotated, else by whole videos, with a threshold that leaves a share FAR of the segments of normal videos as alarms.
+Training sees one label a video, or the labels of frames where that is asked. Where a collection has no validation
+part, a fifth of its training videos is held out by video, alike in both classes. The epoch and the threshold come from
+validation, from the same kind of labels: with those of videos, the threshold leaves a share FAR of the segments of
+normal videos as alarms.
 
 Axes: B videos, T segments, F frames.
 """
@@ -26,12 +27,12 @@ from cmf.metrics import anomaly as measures
 from cmf.metrics.recognition import roc_auc
 from cmf.simulate.surveillance import simulate_clips
 from cmf.studies import anomaly, footage, ped2, watching
-from cmf.studies.anomaly import RECIPE, SPLITS, Footage
+from cmf.studies.anomaly import RECIPE, Footage
 from cmf.studies.footage import Encoders
 from cmf.studies.watching import Watcher
 from cmf.training import Recipe, Tensors, fit
 
-CLIPS = dict(train=600, validation=120, test=240)   # of the simulator
+ARMS = dict(videos="CMAF, clip labels", frames="CMAF")   # by the labels that training sees
 NAMES = ("surveillance", "ped2", "ucf-crime", "xd-violence", "shanghaitech")
 LONGEST = 96     # segments of a training video; those of longer ones are averaged to so many
 HELD_OUT = 0.2   # share of the training videos, for validation
@@ -47,12 +48,20 @@ class Collected:
     seen: list[dict]
     captions: list[list]
 
-    def table(self, encoders: Encoders) -> Tensors:
-        """Columns of a CMAF batch, with labels of whole videos; frame_labels where all are annotated."""
+    def table(self, encoders: Encoders, labels: str = "videos") -> Tensors:
+        """Columns of a CMAF batch with labels of whole videos, and with "frames" also frame_labels.
+
+        Raises:
+            ValueError: labels of frames are wanted, and some video has none.
+        """
         rows = [shortened(seen) for seen in self.seen]
         pad = lambda name: nn.utils.rnn.pad_sequence([torch.from_numpy(r[name]) for r in rows], batch_first=True)
         known = {}
-        if all(item.events is not None for item in self.items):
+        if labels == "frames":
+            bare = [item.id for item in self.items if item.events is None]
+            if bare:
+                raise ValueError(f"{len(bare)} of {len(self.items)} videos have no labels of frames ({bare[0]}, ...); "
+                                 "train with those of whole videos, --labels videos")
             shares = [torch.from_numpy(Segments(row["edges"], row["edges"]).mean(truth, times).astype(np.float32))
                       for row, (times, truth) in zip(rows, map(annotated, self.items), strict=True)]
             known = dict(frame_labels=nn.utils.rnn.pad_sequence(shares, batch_first=True))
@@ -187,41 +196,43 @@ def collect(items: Sequence[VideoItem], encoders: Encoders, captions: str | None
 
 
 def judge(model: nn.Module, table: Tensors) -> float:
-    """ROC-AUC on validation: of segments where frames are annotated, else of videos by their highest score."""
+    """ROC-AUC on validation: of segments where the table has their labels, else of videos by their highest score."""
     if "frame_labels" in table.columns:
         return anomaly.segment_auc(model, table)
     best = anomaly.predict(model, table)["logits"].max(1).values.numpy()
     return float(roc_auc(table.columns["labels"].numpy() > 0.5, best))
 
 
-def teach(train: Collected, validation: Collected, encoders: Encoders, seed: int = 1,
-          recipe: Recipe = RECIPE) -> Watcher:
-    """Train CMAF with labels of whole videos; epoch and threshold from validation."""
-    table, other = train.table(encoders), validation.table(encoders)
-    model, criterion = anomaly.build("CMAF", table, seed)
+def teach(train: Collected, validation: Collected, encoders: Encoders, seed: int = 1, recipe: Recipe = RECIPE,
+          labels: str = "videos") -> Watcher:
+    """Train CMAF with labels of whole videos, or of "frames"; epoch and threshold from validation."""
+    table, other = train.table(encoders, labels), validation.table(encoders, labels)
+    model, criterion = anomaly.build(ARMS[labels], table, seed)
     fit(model, table, criterion, replace(recipe, seed=seed), label=f"CMAF, seed {seed}",
         score=lambda model: judge(model, other))
-    watcher = Watcher.of(model.eval(), encoders, 0.5)
-    if all(item.events is not None for item in validation.items):
-        threshold = measures.choose_threshold(*validation.frames(watcher, encoders))
-    else:
-        scores = validation.scores(watcher, encoders)
-        threshold = measures.choose_threshold(scores, [np.zeros(len(s), int) for s in scores],
-                                              [item.anomalous for item in validation.items], far=FAR)
-    return Watcher.of(model, encoders, threshold)
+    watcher = Watcher.of(model, encoders, 0.5)
+    if labels == "frames":
+        return Watcher.of(model, encoders, measures.choose_threshold(*validation.frames(watcher, encoders)))
+    scores = validation.scores(watcher, encoders)
+    nothing = [np.zeros(len(s), int) for s in scores]
+    return Watcher.of(model, encoders, measures.choose_threshold(
+        scores, nothing, [item.anomalous for item in validation.items], far=FAR))
 
 
-def train_bundle(path: Path | str = watching.TRAINED, clips: dict[str, int] | None = None, world: int = 0,
-                 seed: int = 1, encoders: Encoders | None = None, recipe: Recipe = RECIPE) -> dict:
+def train_bundle(path: Path | str = watching.TRAINED, clips: dict[str, int] | None = None, world: int = 1,
+                 seed: int = 1, encoders: Encoders | None = None, recipe: Recipe = RECIPE,
+                 labels: str = "frames") -> dict:
     """Train CMAF on simulated clips, write its weights, and return what was measured on the test clips.
 
-    clips: numbers of train, validation and test clips. world: seed of the clips. Training is cached.
+    clips: numbers of train, validation and test clips; default `anomaly.CLIPS`. world: seed of the clips. labels: of
+    "frames" or "videos". Columns and training are cached, so that after the arms only the file is written. With labels
+    of videos the validation clips still give epoch and threshold by their frames.
     """
-    clips, encoders = clips or CLIPS, encoders or Encoders()
-    sets = anomaly.footage(*(clips[split] for split in SPLITS), seed=world, encoders=encoders)
-    model, record = anomaly.trained("CMAF", sets, seed, recipe)
+    clips, encoders = clips or anomaly.CLIPS, encoders or Encoders()
+    sets = anomaly.footage(**clips, seed=world, encoders=encoders)
+    model, record = anomaly.trained(ARMS[labels], sets, seed, recipe)
     found = record["measures"]
-    facts = dict(data=f"simulated surveillance clips, {clips['train']} for training", licence="MIT",
+    facts = dict(data=f"simulated surveillance clips, {clips['train']} for training", labels=labels, licence="MIT",
                  frame_auc_test=f"{found['roc_auc']:.4f}", average_precision_test=f"{found['average_precision']:.4f}",
                  base_rate_test=f"{found['base_rate']:.4f}", seed=str(seed), epochs=str(recipe.epochs))
     Watcher.of(model, encoders, found["threshold"]).save(path, **facts)

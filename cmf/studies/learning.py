@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cmf import paths, runs
-from cmf.studies import collected, watching
-from cmf.studies.collected import CLIPS, NAMES
+from cmf.studies import anomaly, collected, watching
+from cmf.studies.collected import ARMS, NAMES
 from cmf.studies.score import quiet, writable
 from cmf.studies.watching import Watcher
 
@@ -31,6 +31,9 @@ def train_arguments(parser) -> None:
     _shared(parser)
     parser.add_argument("--out", metavar="FILE", help="weights; default build/cmaf_NAME.safetensors")
     parser.add_argument("--epochs", type=int, default=collected.RECIPE.epochs, metavar="E")
+    parser.add_argument("--labels", choices=tuple(ARMS),
+                        help="that training sees: one a video, or those of frames; default: frames of simulated clips, "
+                             "else videos")
     parser.add_argument("--encoders", choices=tuple(watching.ENCODERS), default="small")
     parser.set_defaults(run=_train)
 
@@ -52,9 +55,10 @@ def _train(options) -> None:
     writable(out.absolute().parent)
     recipe = replace(collected.RECIPE, epochs=options.epochs)
     if options.data == "surveillance":
-        count = CLIPS["train"] if options.clips is None else options.clips
+        count = anomaly.CLIPS["train"] if options.clips is None else options.clips
         clips = dict(train=count, validation=max(12, count // 5), test=max(24, count // 5))
-        found = collected.train_bundle(out, clips, options.seed, options.seed, encoders, recipe)
+        found = collected.train_bundle(out, clips, options.seed, options.seed, encoders, recipe,
+                                       options.labels or "frames")
         print(f"frame AUC {found['roc_auc']:.3f} on {clips['test']} simulated test clips")
     else:
         part = lambda split: collected.find(options.data, split, options.folder, options.fps, options.seed)
@@ -62,8 +66,9 @@ def _train(options) -> None:
         if not validation:
             train, validation = collected.held_out(train, options.seed)
         sets = [collected.collect(items, encoders, options.captions) for items in (train, validation)]
-        watcher = collected.teach(*sets, encoders, options.seed, recipe)
-        watcher.save(out, data=f"{name}, {len(train)} videos for training", seed=str(options.seed),
+        labels = options.labels or "videos"
+        watcher = collected.teach(*sets, encoders, options.seed, recipe, labels)
+        watcher.save(out, data=f"{name}, {len(train)} videos for training", labels=labels, seed=str(options.seed),
                      epochs=str(recipe.epochs))
     print(f"threshold {Watcher.load(out).settings.threshold:.3f}, from validation; {out}")
 
@@ -72,10 +77,9 @@ def _evaluate(options) -> None:
     quiet()
     watcher = Watcher.load(options.weights or watching.TRAINED)
     encoders, name = watcher.encoders(), Path(options.data).name
-    out = writable(Path(options.out or paths.build() / f"evaluate_cmaf_{name}"))
     if options.data == "surveillance":
         scores, labels, abnormal = collected.simulated(
-            watcher, encoders, CLIPS["test"] if options.clips is None else options.clips, options.seed)
+            watcher, encoders, anomaly.CLIPS["test"] if options.clips is None else options.clips, options.seed)
     else:
         items = collected.find(options.data, "test", options.folder, options.fps, options.seed)
         unknown = [item.id for item in items if item.events is None]
@@ -85,6 +89,7 @@ def _evaluate(options) -> None:
                              f"with annotated frames: {', '.join(NAMES)}")
         scores, labels = collected.collect(items, encoders, options.captions).frames(watcher, encoders)
         abnormal = [item.anomalous for item in items]
+    out = writable(Path(options.out or paths.build() / f"evaluate_cmaf_{name}"))
     table = collected.evaluation(scores, labels, abnormal, watcher.settings.threshold)
     value = table.set_index("measure").value
     print(f"{name}: {int(value['videos'])} videos, {int(value['frames'])} frames, {value['base_rate']:.1%} anomalous "
