@@ -87,8 +87,8 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _size(text: str) -> tuple[int, int]:
     sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdigit() and int(side) >= 32 and int(side) % 2 == 0 for side in sides):
-        raise argparse.ArgumentTypeError(f"expected height x width in even pixels from 32 on, as 240x320, got {text!r}")
+    if len(sides) != 2 or not all(side.isdigit() and int(side) >= 48 and int(side) % 2 == 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"expected height x width in even pixels from 48 on, as 240x320, got {text!r}")
     return int(sides[0]), int(sides[1])
 
 

@@ -30,8 +30,9 @@ def test_every_command_registers(capsys):
         assert name in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [[], ["dta"], ["data"], ["data", "make", "deepspace"], ["data", "make", "surveillance"],
-                                  ["score", "--out", "there"], ["train", "cmaf"], ["evaluate", "sacmf", "--data", "x"]])
+@pytest.mark.parametrize("argv", [[], ["dta"], ["data"], ["data", "make", "deepspace"],
+                                  ["data", "make", "surveillance"], ["score", "--out", "there"], ["train", "cmaf"],
+                                  ["evaluate", "sacmf", "--data", "x"]])
 def test_bad_usage(argv, capsys):
     assert cli.main(argv) == 2
     assert "usage: python -m cmf" in capsys.readouterr().err
@@ -102,13 +103,13 @@ def test_data_make_refuses_and_leaves_nothing(tmp_path, capsys, changes, words):
 
 def test_data_make_writes_clips_that_the_readers_take(tmp_path, capsys):
     out = tmp_path / "clips"
-    arguments = ["data", "make", "surveillance", "--clips", "1", "--size", "32x48", "--split", "shift", "--seed", "3"]
+    arguments = ["data", "make", "surveillance", "--clips", "1", "--size", "48x64", "--split", "shift", "--seed", "3"]
     assert cli.main([*arguments, "--out", str(out)]) == 0 and capsys.readouterr().out == f"{out}\n"
     (clip,) = read_clips(out)
     facts = clip.open().facts
-    assert (facts.height, facts.width, facts.fps) == (32, 48, 25) and clip.split == "shift" and facts.frames == clip.frames
+    assert (facts.height, facts.width, facts.fps, facts.frames) == (48, 64, 25, clip.frames) and clip.split == "shift"
     assert read_captions(out / "captions.csv", [clip.id])[clip.id]
     assert cli.main([*arguments, "--out", str(out)]) == 1 and "exists; remove it" in capsys.readouterr().err
-    for size in ("32", "33x48", "axb", "16x16"):
+    for size in ("48", "49x64", "axb", "16x16"):
         assert cli.main(["data", "make", "surveillance", "--out", str(out), "--size", size]) == 2
-        assert f"expected height x width in even pixels from 32 on, as 240x320, got '{size}'" in capsys.readouterr().err
+        assert f"expected height x width in even pixels from 48 on, as 240x320, got '{size}'" in capsys.readouterr().err
