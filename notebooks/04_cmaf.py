@@ -56,7 +56,7 @@ NAMES = dict(normal="normal", explosion="explosion", fight="fight", fall="fall",
 #
 # A clip is a street over 10 to 60 s, seen by a fixed camera, in which in half of the clips one thing goes wrong; in the
 # other half something harmless and alike takes its place. Frames, frame labels and an onlooker's captions are made from
-# one story (notebook 01). Training sees one label a clip.
+# one story (notebook 01). Training sees the labels of segments; two arms see one label a clip, as on real collections.
 
 # %% tags=["nbval-check-output"]
 if simulated:
@@ -109,8 +109,9 @@ if simulated:
 # A segment of about two seconds is the CLIP embedding of its middle picture and columns of optical flow (equation
 # `eq:cmaf-tokens` of the paper). Segments attend to the tokens of all captions, with a bias over the distance in time
 # (`eq:cmaf-nearness`), and tokens to segments; a gate weighs vision against words, segment by segment (`eq:cmaf-gate`);
-# the result joins the visual stream through a residual that starts at zero (`eq:cmaf-residual`). The loss sees the
-# k highest segments of a clip and its label (`eq:cmaf-mil`), and aligns clips with their words (`eq:cmaf-align`).
+# the result joins the visual stream through a residual that starts at zero (`eq:cmaf-residual`). The loss compares
+# segments with their labels, or the k highest segments of a clip with its label (`eq:cmaf-mil`), and aligns clips with
+# their words (`eq:cmaf-align`).
 #
 # The encoders are small ones trained on generated streets of the training places (notebook 02). All arms over all
 # seeds are a long result (`make results`), on more clips than are rendered here. Here the network of the first seed,
@@ -134,7 +135,7 @@ if simulated:
     print(f"{len(both)} segments of {both['clip'].nunique()} clips scored again, apart by {apart.max():.4f} at most")
     print(f"frame AUC on these clips: {explained.table_auc(both, 'CMAF'):.3f} stored, "
           f"{explained.table_auc(again, 'CMAF'):.3f} again")
-    if seed == 1:
+    if seed == 1 and test_clips <= anomaly.CLIPS["test"]:
         assert len(both) == len(again) and apart.quantile(0.99) < 0.05, "the committed results do not hold here"
 
 # %% [markdown]
@@ -152,7 +153,11 @@ if simulated:
     print(f"base rate, average precision of chance: {long.base_rate.mean():.3f}; {kept['clip'].nunique()} test clips")
     gain = at.loc["visual only"]
     assert gain.difference > 0 and gain.difference_low > 0, "words do not pay on simulated clips"
-    print("at least 0.95:", at.roc_auc["CMAF"] >= 0.95, "; gain of at least 0.03:", gain.difference >= 0.03)
+    print("at least 0.95:", bool(at.roc_auc["CMAF"] >= 0.95), "; gain of at least 0.03:", bool(gain.difference >= 0.03))
+    if "CMAF, clip labels" in at.index:
+        weak = anomaly.compare(long[long.arm.str.endswith("clip labels")], to="CMAF, clip labels").iloc[0]
+        print(f"from one label a clip: CMAF {at.roc_auc['CMAF, clip labels']:.3f}, minus vision alone "
+              f"{weak.difference:.3f} [{weak.difference_low:.3f}, {weak.difference_high:.3f}]")
 
 # %% [markdown]
 # The published arithmetic gives one score to a whole clip, from a mean picture and the first caption. Its attention has
@@ -363,7 +368,7 @@ if simulated:
     plots.value("pointing", aim.accuracy["in time"], fmt=".2f")
     plots.value("pointing_chance", aim.chance["in time"], fmt=".2f")
     plots.value("seeds", long.seed.nunique())
-    plots.value("train_clips", int(watcher.facts["train_clips"]))
+    plots.value("train_clips", anomaly.CLIPS["train"])
     plots.value("test_clips", kept["clip"].nunique())
     plots.value("base_rate", long.base_rate.mean())
 
