@@ -90,6 +90,7 @@ def test_reports_of_long_videos_stay_small(encoders, monkeypatch):
     answer = watcher.watch(seen, told(50), encoders)
     report = answer.report("one", seen, told(50), 0.5)
     assert len(report.captions) == 50 and 30 < len(report.words) <= 40
+    assert report.note == f"Words are weighed in the {len(set(report.caption))} captions at the highest scores."
     assert len(report.shown) <= 10 and {0, 49, int(answer.scores.argmax())} <= set(report.shown.tolist())
     assert int(answer.scores.argmax()) in report.caption.tolist()
 

@@ -33,9 +33,9 @@ TRAINED = Path(__file__).resolve().parents[1] / "trained" / "cmaf_surveillance.s
 ENCODERS = dict(small=Encoders(), hub=Encoders(CLIP.HUB, DistilBERT.HUB, BLIP.HUB))
 WINDOW = 30      # segments: 60 s, the longest clips in training
 BLOCK = 32       # segments looked at, or captions written, at a time
-CHUNK = 32       # windows scored at a time
+CHUNK = 8        # windows scored at a time
 PICTURES = 240   # thumbnails kept of a video, at most
-WEIGHTS = 4_000_000  # weights of segments on words kept of a video, at most
+WEIGHTS = 1_500_000  # weights of segments on words kept of a video, at most
 Told = Sequence[tuple[float, float, str]]  # captions: start and end in seconds, text
 
 
@@ -177,6 +177,8 @@ class Answer:
         room = np.cumsum([len(words[k]) for k in best]) * count <= WEIGHTS
         words = {k: words[k] for k, fits in zip(best, room, strict=True) if fits}
         order = sorted(words)
+        if len(order) < len(best):
+            note = f"{note} Words are weighed in the {len(order)} captions at the highest scores.".strip()
         starts = dict(zip(order, np.cumsum([0, *(len(words[k]) for k in order)]).tolist(), strict=False))
         attention = np.zeros((1, count, sum(map(len, words.values()))))                   # (1, T, L)
         for rows, number, _, share in self.read:
