@@ -281,7 +281,8 @@ for k, (ax, row) in enumerate(zip(axes[1:], examples.itertuples(), strict=True))
     ax.set_position([0.01, 0.51 - 0.162 * k, 0.21, 0.15])
     ax.imshow(streets.pictures[row.picture].numpy(), aspect="auto")
     beside = {"written by BLIP": row.written_by_blip, "nearest by CLIP": row.nearest_by_clip, "true": row.true}
-    lines = [line for name, text in beside.items() for line in textwrap.wrap(textwrap.shorten(f"{name}: {text}", 128), 66)]
+    parts = [textwrap.shorten(f"{name}: {text}", 128) for name, text in beside.items()]
+    lines = [line for part in parts for line in textwrap.wrap(part, 66)]
     ax.text(1.05, 0.98, "\n".join(lines), transform=ax.transAxes, va="top", fontsize=5.4)
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
