@@ -170,7 +170,7 @@ print("arms that are better than CMAF beyond the noise of seeds:", list(step[ste
 
 # %%
 order = steps.iloc[::-1]
-fig, axes = plots.figure(1, 2, width=plots.PAGE, height=2.8, sharey=True)
+fig, axes = plots.figure(1, 2, width=plots.PAGE, height=3.1, sharey=True)
 bars(axes[0], order.roc_auc, order.low, order.high)
 others = order.assign(**{k: order[k].where(order.arm != "CMAF") for k in gaps})
 bars(axes[1], others.difference, others.difference_low, others.difference_high)
