@@ -61,7 +61,7 @@ $(FIGURES): $(READY)
 notebooks: $(READY) ## write notebooks/*.ipynb: executed pairs of the .py sources, default parameters
 	+@$(if $(plan),$(book) figures $(call some,) --plan,$(RUN) -m cmf.book notebooks $(call some,) $(jobs))
 
-results: $(READY) ## recompute the long results that are committed below figures/ (forty minutes)
+results: $(READY) ## recompute the long results that are committed below figures/ (two hours)
 	$(RUN) -m cmf.results --profile $(PROFILE)
 
 encoders: $(READY) ## train the small CLIP, BLIP and DistilBERT on generated scenes, and score them (twenty minutes)

@@ -15,6 +15,7 @@ import yaml
 from cmf import __version__, catalogue, cli
 from cmf.book import __main__ as book
 from cmf.book import plan
+from cmf.studies import twins
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,7 +27,8 @@ COMMANDS = [shlex.split(line, comments=True) for kind, block in BLOCKS if kind =
 COMMANDS += [shlex.split(text) for text in CODE if re.match(r"(make|python|pip|source) ", text)]
 COMMANDS = [list(words) for words in dict.fromkeys(map(tuple, COMMANDS))]
 ROWS = re.findall(r"^\| `(\w+)` \| ([^|]+) \| `(\d\d_\w+)` \| `make (\w+)` \| ([^|]+) \|$", TEXT, re.MULTILINE)
-REAL = {"03_sacmf": {"ztf_arms", "ztf_confusion", "ztf_mi"}}    # named in the prose on the profile
+REAL = {"03_sacmf": {"ztf_arms", "ztf_confusion", "ztf_mi"},    # named in the prose on the profile
+        "04_cmaf": {"ped2_table", "ped2_curves"}}
 MADE = ("build", ".venv", "figures/", "paper/main.pdf")         # what commands make
 
 
@@ -73,6 +75,10 @@ def test_commands_are_understood(words, parsed):
             catalogue.entry(words[5])
     elif words[:3] == ["python", "-m", "cmf.book"]:
         assert book.main(words[3:]) == 0
+    elif words[:3] == ["python", "-m", "cmf.studies.twins"]:
+        with pytest.raises(SystemExit) as end:
+            twins.main([*words[3:], "--help"])
+        assert end.value.code == 0
     else:
         assert words[0] in ("jupyter", "conda", "pip", "source"), f"no check is known for {words[0]}"
         named = [word for word in words if word in ("notebooks", "environment.yml")]
