@@ -412,6 +412,7 @@ if not simulated:
 # %%
 if not simulated:
     theirs = ped2.published()
+    theirs["source"] += "; " + theirs.note
     table = pd.concat([one, summary.assign(source="this notebook"), theirs])
     table = table[["protocol", "system", "auc", "low", "high", "source"]].sort_values("protocol", kind="stable")
     fastest = table[table.system == "fastest pixel"].set_index("protocol").auc
