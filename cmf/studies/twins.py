@@ -6,6 +6,7 @@ and writes cmf/trained/{clip,blip,distilbert}_small.safetensors with a card each
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from collections import Counter
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cmf import catalogue, runs, training
+from cmf import catalogue, paths, runs, training
 from cmf.encoders import vocabulary
 from cmf.encoders.blip import BLIP
 from cmf.encoders.clip import CLIP
@@ -27,15 +28,15 @@ from cmf.studies import twins_cards, twins_data, twins_models, twins_scores
 from cmf.studies.twins_models import PICTURE
 
 KINDS = dict(clip=CLIP, blip=BLIP, distilbert=DistilBERT)
-SIZES = dict(pictures=4000, clips=160, sentences=600, test=500, test_clips=40)  # at 20 minutes; see `main`
+SIZES = dict(pictures=3000, clips=100, sentences=600, test=500, test_clips=40)  # at 20 minutes; see `main`
 
 
-# Passes over the pictures of `SIZES`; fewer minutes mean fewer pictures. BLIP's decoder learns alone first.
+# Passes over the pictures of `SIZES`; fewer minutes mean fewer pictures.
 RECIPES = dict(
-    clip=training.Recipe(epochs=14, batch=128, lr=1e-3, weight_decay=0.1, warmup=0.05),
-    blip=training.Recipe(epochs=10, batch=128, lr=1.5e-3, weight_decay=0.05, warmup=0.05),
-    distilbert=training.Recipe(epochs=6, batch=128, lr=1e-3, weight_decay=0.05, warmup=0.1))
-WHOLE = dict(epochs=3, batch=64, lr=4e-4)  # then all of BLIP
+    clip=training.Recipe(epochs=8, batch=64, lr=1e-3, weight_decay=0.05, warmup=0.05),
+    blip=training.Recipe(epochs=1, batch=64, lr=4e-4, weight_decay=0.05, warmup=0.05),
+    distilbert=training.Recipe(epochs=2, batch=64, lr=1.5e-3, weight_decay=0.05, warmup=0.1))
+FIRST = dict(clip=dict(epochs=18, lr=2e-3), blip=dict(epochs=8, lr=1.5e-3))  # vision alone; decoder alone
 
 
 def train(minutes: float = 20.0, only: str | None = None, seed: int = 0) -> pd.DataFrame:
@@ -52,10 +53,10 @@ def train(minutes: float = 20.0, only: str | None = None, seed: int = 0) -> pd.D
     data = twins_data.scenes("train", few("pictures"), few("clips"), seed)
     sentences = twins_data.onlooker("train", few("sentences"), seed)
     texts = [text for own in data.captions for text in own] + sentences
-    words = TRAINED / vocabulary.FILE
+    made = paths.build() / "encoders"  # written there, put in place together: weights and vocabulary must agree
     if only is None:
-        vocabulary.save(words, vocabulary.build(twins_data.known_words(texts)))
-    tokenizer = vocabulary.load(words)
+        vocabulary.save(made / vocabulary.FILE, vocabulary.build(twins_data.known_words(texts)))
+    tokenizer = vocabulary.load((TRAINED if only else made) / vocabulary.FILE)
     ids = twins_models.tokens(tokenizer, data.captions)
     mixed = fast_dtype("cuda" if torch.cuda.is_available() else "cpu") == torch.bfloat16
     for name in [only] if only else list(KINDS):
@@ -65,36 +66,43 @@ def train(minutes: float = 20.0, only: str | None = None, seed: int = 0) -> pd.D
         if name == "clip":
             seconds = learn_clip(model, data, ids, recipe)
         elif name == "blip":
-            seconds = learn_blip(model, data, ids, recipe)
+            seconds = learn_blip(model, CLIP((TRAINED if only else made) / CLIP.SMALL), data, ids, recipe)
         else:
             table = training.Tensors(tokens=twins_models.tokens(tokenizer, [[t] for t in texts])[:, 0])
             seconds = training.fit(twins_models.Masked(model), table, given, recipe, label=name).seconds
+        first = ", ".join(f"{k} {v:g}" for k, v in FIRST.get(name, {}).items())
         facts = {k: f"{v:g}" for k, v in asdict(recipe).items() if k in ("epochs", "batch", "lr", "seed")}
         KINDS[name].save(
-            TRAINED / KINDS[name].SMALL, model, tokenizer, None if name == "distilbert" else PICTURE, **facts,
+            made / KINDS[name].SMALL, model, tokenizer, None if name == "distilbert" else PICTURE, **facts,
             data=f"simulated: {len(data)} pictures and {len(texts)} sentences of the training places", licence="MIT",
-            seconds=f"{seconds:.0f}", threads=str(torch.get_num_threads()), precision=recipe.precision)
-    scores = measure(only)
-    for name in [only] if only else list(KINDS):
-        twins_cards.write(TRAINED / KINDS[name].SMALL, scores)
+            seconds=f"{seconds:.0f}", threads=str(torch.get_num_threads()), precision=recipe.precision, first=first)
+    scores = measure(only, made)
+    files = [KINDS[name].SMALL for name in ([only] if only else KINDS)]
+    for file in files:
+        twins_cards.write(made / file, scores)
+    for file in [vocabulary.FILE, *files, *(str(Path(file).with_suffix(".md")) for file in files)]:
+        os.replace(made / file, TRAINED / file)
     return scores
 
 
 def learn_clip(model, data: twins_data.Captioned, ids: torch.Tensor, recipe: training.Recipe) -> float:
-    """Train a CLIPModel in place on pictures, captions (n, K, L) and, where it is known, their cover; seconds."""
-    columns = dict(pictures=data.pictures, tokens=ids) | (dict(cover=data.cover) if data.cover is not None else {})
+    """Train a CLIPModel in place on pictures and captions (n, K, L); seconds. With cover, its vision tower first."""
+    seconds, columns = 0.0, dict(pictures=data.pictures)
     wrapped = twins_models.Contrast(model, data.cover.shape[1] if data.cover is not None else 0)
-    return training.fit(wrapped, training.Tensors(**columns), twins_models.contrastive, recipe, label="clip").seconds
+    fit = lambda label, r, **c: training.fit(wrapped, training.Tensors(**c), twins_models.contrastive, r, label=label)
+    if data.cover is not None:
+        columns |= dict(cover=data.cover)
+        seconds = fit("clip, vision", replace(recipe, **FIRST["clip"]), **columns).seconds
+    return seconds + fit("clip", recipe, **columns, tokens=ids).seconds
 
 
-def learn_blip(model, data: twins_data.Captioned, ids: torch.Tensor, recipe: training.Recipe) -> float:
-    """Train a BlipForConditionalGeneration in place: first its decoder on what the small CLIP sees, then all."""
-    twins_models.inherit(model, CLIP(device="cpu").model, data.pictures[:64])
+def learn_blip(model, clip: CLIP, data: twins_data.Captioned, ids: torch.Tensor, recipe: training.Recipe) -> float:
+    """Train a BlipForConditionalGeneration in place: first its decoder on what `clip` sees, then all."""
+    twins_models.inherit(model, clip.to("cpu").model, data.pictures[:64])
     wrapped = twins_models.Captioner(model)
-    seen = training.Tensors(seen=wrapped.look(data.pictures), tokens=ids)
-    first = training.fit(wrapped, seen, given, recipe, label="blip, decoder").seconds
-    whole = training.Tensors(pictures=data.pictures, tokens=ids)
-    return first + training.fit(wrapped, whole, given, replace(recipe, **WHOLE), label="blip").seconds
+    fit = lambda label, r, **columns: training.fit(wrapped, training.Tensors(**columns), given, r, label=label).seconds
+    seconds = fit("blip, decoder", replace(recipe, **FIRST["blip"]), seen=wrapped.look(data.pictures), tokens=ids)
+    return seconds + fit("blip", recipe, pictures=data.pictures, tokens=ids)
 
 
 def given(out: dict, batch: dict) -> dict:
@@ -102,8 +110,8 @@ def given(out: dict, batch: dict) -> dict:
     return out
 
 
-def measure(only: str | None = None) -> pd.DataFrame:
-    """Scores of the weights that are there, on scenes of test places: a row a score, with its tolerance.
+def measure(only: str | None = None, folder: Path = TRAINED) -> pd.DataFrame:
+    """Scores of the weights in `folder`, on scenes of test places: a row a score, with its tolerance.
 
     Columns: encoder, score, value, tolerance (how far a training run on another machine may lie from it), chance,
     n (pictures, captions or tokens judged).
@@ -111,12 +119,13 @@ def measure(only: str | None = None) -> pd.DataFrame:
     data = twins_data.scenes("test", SIZES["test"])
     rows = []
     if only in (None, "clip"):
-        rows += twins_scores.of_clip(CLIP(), data)
+        rows += twins_scores.of_clip(CLIP(folder / CLIP.SMALL), data)
     if only in (None, "blip"):
-        rows += twins_scores.of_blip(BLIP(), data)
+        rows += twins_scores.of_blip(BLIP(folder / BLIP.SMALL), data)
     if only in (None, "distilbert"):
         texts = [own[0] for own in data.captions]
-        rows += twins_scores.of_distilbert(DistilBERT(), texts, twins_data.onlooker("test", SIZES["test_clips"]))
+        rows += twins_scores.of_distilbert(DistilBERT(folder / DistilBERT.SMALL), texts,
+                                           twins_data.onlooker("test", SIZES["test_clips"]))
     return pd.DataFrame(rows)
 
 

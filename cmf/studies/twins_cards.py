@@ -11,10 +11,11 @@ TASK = dict(
     blip="BLIP (`cmf.encoders.blip.BLIP`): writes a sentence about a picture of a street.",
     distilbert="DistilBERT (`cmf.encoders.distilbert.DistilBERT`): token states of sentences about streets.")
 LOSS = dict(
-    clip="InfoNCE both ways in batches of {batch}, word-for-word equal captions sharing the target; beside it a linear "
-         "head, thrown away, that tells from each patch which kinds of objects lie in it (the renderer's own labels)",
+    clip="first the vision tower alone: a linear head, thrown away, tells from each patch which kinds of things lie in "
+         "it (the renderer's own labels); then that and InfoNCE both ways in batches of {batch}, word-for-word equal "
+         "captions sharing the target",
     blip="next token of a caption, teacher forcing; the vision tower starts from the small CLIP's; first the decoder "
-         "alone by the recipe below, then all of it (`cmf.studies.twins.WHOLE`)",
+         "alone, then all of it",
     distilbert="masked tokens, 15 % (80 masked, 10 random, 10 kept)")
 LIMITS = """
 * **Simulated only.** It has seen no photograph. On real pictures it is a weak edge and colour detector that knows a few
@@ -39,6 +40,7 @@ def write(path: Path, scores: pd.DataFrame) -> Path:
         raise ValueError(f"no score of {name} among those of {', '.join(sorted(set(scores.encoder)))}")
     facts = weights.facts(path)
     config = facts["config"]["model"]
+    first = f"; before it {facts['first']}" if facts.get("first") else ""
     towers = [f"{part}: {', '.join(f'{k} {v}' for k, v in sorted(config[part].items()) if isinstance(v, int))}"
               for part in ("vision_config", "text_config") if part in config] or [
               ", ".join(f"{k} {v}" for k, v in sorted(config.items()) if isinstance(v, int))]
@@ -49,7 +51,7 @@ def write(path: Path, scores: pd.DataFrame) -> Path:
              f"| data | {facts['data']} (`cmf.simulate.street`, `cmf.simulate.surveillance`) |",
              f"| loss | {LOSS[name].format(batch=facts['batch'])} |",
              f"| recipe | {facts['epochs']} epochs, batch {facts['batch']}, AdamW {facts['lr']}, cosine, seed "
-             f"{facts['seed']}, precision {facts['precision']}; `make encoders` |",
+             f"{facts['seed']}, precision {facts['precision']}{first}; `make encoders` |",
              f"| seconds of training | {facts['seconds']} on {facts['threads']} threads |",
              f"| licence | {facts['licence']} |", "",
              "Measured on generated scenes of places that training did not see (`test`); one caption a picture. A "

@@ -12,7 +12,7 @@ from cmf.encoders.frozen import MEAN, STD
 from cmf.studies.twins_data import SIDE
 
 PATCH, WIDTH, DEPTH = 16, 128, 5  # of the vision towers
-LONGEST = 64                      # tokens of a caption
+LONGEST = 80                      # tokens of a caption
 PICTURE = dict(side=SIDE, fit="squeeze")
 
 
@@ -61,19 +61,22 @@ def shared_targets(ids: Tensor) -> Tensor:
 
 
 def contrastive(out: dict, batch: dict) -> dict:
-    """InfoNCE both ways with shared targets, and the loss of the patch head where there is one.
+    """InfoNCE both ways with shared targets where there are texts, and the loss of the patch head where there is one.
 
     One patch in a hundred holds a thing of a kind: its loss is weighted up by 8, and those patches by 8 again.
 
     L = (CE(s z_v z_t', P) + CE(s z_t z_v', P)) / 2 (Radford et al. 2021, Fig. 3), P from `shared_targets`.
     """
-    logits = out["scale"] * out["image"] @ out["text"].T  # (B, B)
-    target = shared_targets(out["ids"])
-    nce = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-    if "patches" not in out:
-        return dict(loss=nce, nce=nce)
-    patches = F.binary_cross_entropy_with_logits(out["patches"], out["inside"], pos_weight=out["patches"].new_tensor(8.0))
-    return dict(loss=nce + 8 * patches, nce=nce, patches=patches)
+    terms = {}
+    if "text" in out:
+        logits = out["scale"] * out["image"] @ out["text"].T  # (B, B)
+        target = shared_targets(out["ids"])
+        terms["nce"] = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    if "patches" in out:
+        rare = out["patches"].new_tensor(8.0)
+        patches = F.binary_cross_entropy_with_logits(out["patches"], out["inside"], pos_weight=rare)
+        terms["patches"] = 8 * patches
+    return dict(loss=sum(terms.values())) | terms
 
 
 class Contrast(nn.Module):
@@ -81,6 +84,7 @@ class Contrast(nn.Module):
 
     Where the cover is known, a linear head that is thrown away afterwards tells which kinds of objects lie in each
     patch: with a few thousand pictures the vision tower learns small objects from that, not from the captions alone.
+    Batches without tokens train that head and the vision tower only, with crops down to half a side.
     """
 
     def __init__(self, clip: nn.Module, kinds: int = 0):
@@ -89,13 +93,15 @@ class Contrast(nn.Module):
         self.head = nn.Linear(clip.config.vision_config.hidden_size, kinds) if kinds else None
 
     def forward(self, batch: dict) -> dict:
-        x, cover = vary(batch["pictures"], batch.get("cover"))
-        ids = pick(batch["tokens"])
+        x, cover = vary(batch["pictures"], batch.get("cover"), 0.8 if "tokens" in batch else 0.5)
         seen = self.clip.vision_model(pixel_values=x)
-        read = self.clip.text_model(input_ids=ids, attention_mask=(ids != vocabulary.PAD).long())
-        out = dict(image=F.normalize(self.clip.visual_projection(seen.pooler_output), dim=-1),
-                   text=F.normalize(self.clip.text_projection(read.pooler_output), dim=-1),
-                   scale=self.clip.logit_scale.exp().clamp(max=100), ids=ids)
+        out = {}
+        if "tokens" in batch:
+            ids = pick(batch["tokens"])
+            read = self.clip.text_model(input_ids=ids, attention_mask=(ids != vocabulary.PAD).long())
+            out = dict(image=F.normalize(self.clip.visual_projection(seen.pooler_output), dim=-1),
+                       text=F.normalize(self.clip.text_projection(read.pooler_output), dim=-1),
+                       scale=self.clip.logit_scale.exp().clamp(max=100), ids=ids)
         if self.head is not None:
             states = self.clip.vision_model.post_layernorm(seen.last_hidden_state[:, 1:])
             g = int(states.shape[1] ** 0.5)
@@ -186,12 +192,30 @@ def configurations(size: int) -> dict:
 
 
 def build(name: str, size: int, seed: int = 0) -> nn.Module:
-    """An untrained small encoder: "clip", "blip" or "distilbert"."""
+    """An untrained small encoder: "clip", "blip" or "distilbert".
+
+    CLIP's vision tower starts with orthogonal patch filters and with sines and cosines of row and column as position
+    embeddings (Vaswani et al. 2017, section 3.5, in two dimensions): a few thousand pictures are few to learn them.
+    """
     import transformers as tf
 
     torch.manual_seed(seed)
     kinds = dict(clip=tf.CLIPModel, blip=tf.BlipForConditionalGeneration, distilbert=tf.DistilBertForMaskedLM)
-    return kinds[name](configurations(size)[name])
+    model = kinds[name](configurations(size)[name])
+    if name == "clip":
+        embeddings = model.vision_model.embeddings
+        nn.init.orthogonal_(embeddings.patch_embedding.weight.detach().view(WIDTH, -1))
+        with torch.no_grad():
+            embeddings.position_embedding.weight[1:] = 0.3 * waves(SIDE // PATCH, WIDTH)
+    return model
+
+
+def waves(g: int, width: int) -> Tensor:
+    """Sines and cosines of row and column: (g*g, width), wavelengths from 2 pi to 200 pi patches."""
+    row, column = torch.meshgrid(torch.arange(g), torch.arange(g), indexing="ij")
+    speed = 100.0 ** (-torch.arange(width // 4) / (width // 4))
+    parts = [f(x.flatten()[:, None] * speed) for x in (row, column) for f in (torch.sin, torch.cos)]
+    return torch.cat(parts, 1)
 
 
 @torch.no_grad()
