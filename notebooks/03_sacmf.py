@@ -76,8 +76,8 @@ if simulated:
 # The table of all arms over five seeds is a long result (`make results`); here seed 1 of three arms is trained again
 # and must agree with it.
 #
-# Temperature, loss weights, dropout and length of training were chosen on the validation split of another world (seed 0);
-# no test split was looked at for it.
+# Temperature, loss weights, dropout and length of training were chosen on the validation split of another world
+# (seed 0); no test split was looked at for it.
 
 # %%
 if simulated:

@@ -93,16 +93,18 @@ def test_frame_scores_repeat_their_segment(sets):
 
 def test_controls_change_what_they_name(clips):
     captions = [footage.told(clip) for clip in clips]
+    texts = lambda some: [text for video in some for *_, text in video]
     same = lambda name: anomaly.controlled(name, captions, 1)
     assert same("true captions") == captions and not any(same("none"))
     assert {text for video in same("one sentence for all") for *_, text in video} == {"a street."}
     assert all(a != b for a, b in zip(same("of another clip"), captions, strict=True))
-    assert sorted(map(str, same("of another clip"))) == sorted(map(str, captions)), "nothing is lost"
+    assert sorted(texts(same("of another clip"))) == sorted(texts(captions)), "nothing is lost"
+    for changed, clip in zip(same("of another clip"), clips, strict=True):
+        assert 0 <= changed[0][0] and changed[-1][1] == pytest.approx(clip.seconds), "within the clip"
     for changed, video in zip(same("shuffled in time"), captions, strict=True):
         assert [c[:2] for c in changed] == [c[:2] for c in video]
         assert sorted(c[2] for c in changed) == sorted(c[2] for c in video)
     assert [len(video) for video in same("first caption only")] == [1] * len(clips)
-    texts = lambda some: [text for video in some for *_, text in video]
     assert np.mean([a == b for a, b in zip(texts(same("corrupted 1")), texts(captions), strict=True)]) < 0.1
 
 

@@ -185,7 +185,9 @@ def _shuffled(captions, rng):
     step = rng.permutation(np.arange(1, n))[0]
     order = rng.permutation(n)
     other = dict(zip(order, np.roll(order, step), strict=True))
-    return [captions[other[i]] for i in range(n)]
+    length = [video[-1][1] if video else 1.0 for video in captions]                       # s, end of the last one
+    return [[(a * length[i] / length[other[i]], b * length[i] / length[other[i]], text)
+             for a, b, text in captions[other[i]]] for i in range(n)]
 
 
 def _in_time(captions, rng):
