@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from cmf import catalogue, training
-from cmf.encoders import vocabulary
+from cmf import catalogue, runs, training
+from cmf.encoders import frozen, vocabulary
 from cmf.encoders.blip import BLIP
 from cmf.encoders.clip import CLIP
 from cmf.encoders.distilbert import DistilBERT
@@ -103,6 +103,45 @@ def test_blip_starts_from_what_clip_sees():
         seen, after = both()
     error = lambda other: float((seen - other).abs().mean() / seen.abs().mean())
     assert error(before) > 0.5 and error(after) < 0.08
+
+
+def test_positions_start_as_waves_that_tell_places_apart():
+    code = twins_models.waves(8, 128)
+    built = twins_models.build("clip", 120).vision_model.embeddings
+    assert torch.allclose(built.position_embedding.weight[1:], 0.3 * code)
+    distance = torch.cdist(code, code)
+    near, far = distance[0, 1], distance[0, 63]
+    assert code.shape == (64, 128) and 0 < near < far and (distance + torch.eye(64)).min() > 0.1
+    filters = built.patch_embedding.weight.reshape(128, -1)
+    assert torch.allclose(filters @ filters.T, torch.eye(128), atol=1e-4)
+
+
+def test_without_texts_only_the_vision_tower_is_trained():
+    clip = twins_models.build("clip", 120)
+    torch.manual_seed(0)
+    batch = dict(pictures=torch.randint(0, 256, (2, 128, 128, 3), dtype=torch.uint8),
+                 cover=torch.randint(0, 256, (2, 8, 32, 32), dtype=torch.uint8))
+    terms = twins_models.contrastive(twins_models.Contrast(clip, 8)(batch), batch)
+    terms["loss"].backward()
+    assert set(terms) == {"loss", "patches"} and terms["loss"] == terms["patches"]
+    assert all(p.grad is None for p in clip.text_model.parameters())
+    assert clip.vision_model.embeddings.patch_embedding.weight.grad.abs().max() > 0
+
+
+def test_the_decoder_learns_alone_from_what_was_seen():
+    blip = twins_models.build("blip", 120).eval()
+    wrapped = twins_models.Captioner(blip)
+    pictures = torch.randint(0, 256, (3, 128, 128, 3), dtype=torch.uint8)
+    seen = wrapped.look(pictures, batch=2)
+    x = twins_models.normalised(pictures.permute(0, 3, 1, 2).float() / 255)
+    assert seen.shape == (3, 65, 128) and torch.allclose(
+        seen.float(), blip.vision_model(pixel_values=x).last_hidden_state, atol=0.01)
+    ids = torch.tensor([[[3, 7, 8, 4]]] * 3, dtype=torch.int16)
+    loss = wrapped(dict(seen=seen, tokens=ids))["loss"]
+    loss.backward()
+    assert all(p.grad is None for p in blip.vision_model.parameters())
+    expected = blip(pixel_values=x, input_ids=ids[:, 0].long(), labels=ids[:, 0].long()).loss
+    assert torch.isclose(loss, expected, atol=1e-3)
 
 
 def test_small_encoders_are_built_the_same_from_a_seed():
@@ -205,7 +244,15 @@ def test_truthful_captions_score_perfectly():
             return [own[1] for own in data.captions]
 
     rows = {r["score"]: r["value"] for r in twins_scores.of_blip(Truthful(), data)}
-    assert rows == dict(caption_light=1.0, caption_kinds_f1=1.0, caption_counts=1.0)
+    assert rows == dict(caption_light=1.0, caption_weather=1.0, caption_kinds_f1=1.0, caption_counts=1.0)
+
+
+def test_plain_sentences_say_all_facts():
+    counts = [2, 1, 0, 0, 0, 0, 0, 3]
+    text = twins_data.plain(dict(light="dusk", weather="clear", counts=counts))
+    assert text == "two people, a car and three speed bumps on a street at dusk in clear weather."
+    assert street.counts_in(text) == dict(person=2, car=1, bump=3)
+    assert twins_data.plain(dict(light="day", weather="fog", counts=[0] * 8)).startswith("nothing moves on a street")
 
 
 def test_scenes_are_rendered_once_and_the_same(tmp_path, monkeypatch):
@@ -266,6 +313,26 @@ def test_flickr8k_is_read():
     found = twins_data.folder(path)
     assert {k: len(v) for k, v in found.items()} == dict(train=800, val=100)
     assert all(len(own) == 5 for own in found["val"].captions)
+
+
+def test_committed_weights_are_whole():
+    """They load, agree with their vocabulary, are small, and their cards carry the numbers of the table."""
+    scores = runs.read_result("encoders", "demo")
+    total = 0
+    for name, kind in twins.KINDS.items():
+        path = frozen.TRAINED / kind.SMALL
+        encoder = kind("small")
+        total += path.stat().st_size
+        assert "small" in encoder.label
+        assert len(encoder.tokenizer) == getattr(encoder.model.config, "text_config", encoder.model.config).vocab_size
+        card = path.with_suffix(".md").read_text(encoding="utf-8")
+        for row in scores[scores.encoder == name].itertuples():
+            assert f"| {row.score} | {row.value:.4g} | {row.tolerance:g} |" in card
+    assert total < 15e6
+    words = twins_data.known_words([])
+    rows = encoder.tokenizer(words, add_special_tokens=False)["input_ids"]
+    split = [word for word, ids in zip(words, rows, strict=True) if len(ids) > 1]
+    assert len(split) < 0.03 * len(words), f"`make encoders` should learn {split}: words of the grammars are tokens"
 
 
 def test_cards_and_comparison(tmp_path):

@@ -34,9 +34,9 @@ SIZES = dict(pictures=3000, clips=100, sentences=600, test=500, test_clips=40)  
 # Passes over the pictures of `SIZES`; fewer minutes mean fewer pictures.
 RECIPES = dict(
     clip=training.Recipe(epochs=8, batch=64, lr=1e-3, weight_decay=0.05, warmup=0.05),
-    blip=training.Recipe(epochs=1, batch=64, lr=4e-4, weight_decay=0.05, warmup=0.05),
+    blip=training.Recipe(epochs=2, batch=64, lr=4e-4, weight_decay=0.05, warmup=0.05),
     distilbert=training.Recipe(epochs=2, batch=64, lr=1.5e-3, weight_decay=0.05, warmup=0.1))
-FIRST = dict(clip=dict(epochs=18, lr=2e-3), blip=dict(epochs=8, lr=1.5e-3))  # vision alone; decoder alone
+FIRST = dict(clip=dict(epochs=18, lr=2e-3), blip=dict(epochs=24, lr=1.5e-3))  # vision alone; decoder alone
 
 
 def train(minutes: float = 20.0, only: str | None = None, seed: int = 0) -> pd.DataFrame:
@@ -66,7 +66,8 @@ def train(minutes: float = 20.0, only: str | None = None, seed: int = 0) -> pd.D
         if name == "clip":
             seconds = learn_clip(model, data, ids, recipe)
         elif name == "blip":
-            seconds = learn_blip(model, CLIP((TRAINED if only else made) / CLIP.SMALL), data, ids, recipe)
+            plain = twins_models.tokens(tokenizer, [[twins_data.plain(facts)] for facts in data.facts])
+            seconds = learn_blip(model, CLIP((TRAINED if only else made) / CLIP.SMALL), data, plain, recipe)
         else:
             table = training.Tensors(tokens=twins_models.tokens(tokenizer, [[t] for t in texts])[:, 0])
             seconds = training.fit(twins_models.Masked(model), table, given, recipe, label=name).seconds

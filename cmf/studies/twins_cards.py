@@ -14,16 +14,19 @@ LOSS = dict(
     clip="first the vision tower alone: a linear head, thrown away, tells from each patch which kinds of things lie in "
          "it (the renderer's own labels); then that and InfoNCE both ways in batches of {batch}, word-for-word equal "
          "captions sharing the target",
-    blip="next token of a caption, teacher forcing; the vision tower starts from the small CLIP's; first the decoder "
-         "alone, then all of it",
+    blip="next token of a caption of fixed order and wording (`twins_data.plain`), teacher forcing; the vision "
+         "tower starts from the small CLIP's; first the decoder alone, then all of it",
     distilbert="masked tokens, 15 % (80 masked, 10 random, 10 kept)")
 LIMITS = """
 * **Simulated only.** It has seen no photograph. On real pictures it is a weak edge and colour detector that knows a few
   words; use the published weights by name where they can be had.
+* **Small things.** In 128 px a person is often a few pixels. Cars, fire, light and weather are seen on places that are
+  new to it; people, bicycles and bags hardly, and the kinds it names are no better than always naming people and cars.
 * **Small words.** Its vocabulary is that of two grammars; other words are spelt letter by letter and mean nothing.
 * **Night.** Captions also name people whom the visible picture hardly shows, so a part of the errors cannot be mended.
 * **Labels.** Labels of events were not used, frames of clips with events were (training places only). Places of
   validation, test and shift were not seen.
+* **Pixels.** The renderer's labels of training places were used for CLIP's vision tower, which BLIP inherits.
 * **Arithmetic.** Stored in float16 and read back as float32; measured in float32.
 """
 

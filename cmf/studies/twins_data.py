@@ -122,6 +122,23 @@ def onlooker(split: str, clips: int, seed: int = 0) -> list[str]:
     return [c.text for clip in runs.progress(made, "sentences", clips) for c in clip.captions()]
 
 
+def plain(facts: dict) -> str:
+    """The facts of a picture as one sentence of fixed order and wording, for a captioner.
+
+    >>> plain(dict(light="night", weather="clear", counts=[2, 1, 0, 0, 0, 0, 0, 0]))
+    'two people and a car on a street at night in clear weather.'
+    """
+    things = []
+    for kind, count in zip(street.KINDS, facts["counts"], strict=True):
+        one, many = street_words.NOUNS[kind]
+        if count:
+            things.append(f"a {one}" if count == 1 else f"{street_words.NUMBERS[min(count, 12)]} {many}")
+    *others, last = things or ["nothing moves"]
+    named = f"{', '.join(others)} and {last}" if others else last
+    time = dict(day="by day", dusk="at dusk", night="at night")[facts["light"]]
+    return f"{named} on a street {time} {street_words.SKY[facts['weather']][1]}."
+
+
 def known_words(captions) -> list[str]:
     """The words of `captions` and of both grammars, sorted."""
     return vocabulary.words([*captions, *street_words.VOCABULARY, *surveillance_words.VOCABULARY])

@@ -107,8 +107,8 @@ def of_clip(clip, data) -> list[dict]:
     captions = [own[0] for own in data.captions]
     n = len(captions)
     found = retrieval(images, clip.texts(captions).pooled, captions, np.arange(n))
-    rows = [row("clip", name, found[name], 0.06, (1 if name.endswith("r1") else 5) / n, n) for name in found
-            if "_r" in name]
+    rows = [row("clip", name, found[name], 0.02 if name.endswith("r1") else 0.05, int(name[-1]) / n, n)
+            for name in found if "_r" in name]
     for name, prompts in (("light", LIGHT), ("weather", WEATHER)):
         truth = np.array([list(prompts).index(f[name]) for f in data.facts])
         rows.append(row("clip", f"zero_shot_{name}", (zero_shot(clip, images, prompts) == truth).mean(), 0.05,
@@ -128,7 +128,7 @@ def of_clip(clip, data) -> list[dict]:
 def of_blip(blip, data) -> list[dict]:
     """Rows of `measure` for BLIP: what greedy captions say against the truth.
 
-    caption_light: share with the right words for day, dusk or night (chance: the commonest). caption_kinds_f1:
+    caption_light, caption_weather: share with the right words (chance: the commonest). caption_kinds_f1:
     harmonic mean of precision and recall of the kinds named, over all pictures (chance: naming people and cars
     always). caption_counts: among kinds that are there and named, share with the right number (chance: always
     one).
@@ -140,10 +140,15 @@ def of_blip(blip, data) -> list[dict]:
     lights = [f["light"] for f in data.facts]
     light = np.mean([any(words in text for words in street_words.TIME[true])
                      for text, true in zip(captions, lights, strict=True)])
+    skies = [f["weather"] for f in data.facts]
+    said = [next((sky for sky, options in street_words.SKY.items() if any(w and w in text for w in options)), "clear")
+            for text in captions]  # no word about it is clear weather
+    sky = np.mean([a == b for a, b in zip(said, skies, strict=True)])
     both = (claimed > 0) & (truth > 0)
     always = np.isin(street.KINDS, ("person", "car"))[None] & np.ones_like(truth, bool)
-    commonest = max(lights.count(x) for x in set(lights)) / n
-    return [row("blip", "caption_light", light, 0.05, commonest, n),
+    commonest = lambda words: max(words.count(x) for x in set(words)) / n
+    return [row("blip", "caption_light", light, 0.05, commonest(lights), n),
+            row("blip", "caption_weather", sky, 0.05, commonest(skies), n),
             row("blip", "caption_kinds_f1", f1(claimed > 0, truth > 0), 0.06, f1(always, truth > 0), n),
             row("blip", "caption_counts", (claimed == truth)[both].mean(), 0.08, (truth[truth > 0] == 1).mean(),
                 int(both.sum()))]
@@ -157,5 +162,5 @@ def f1(claimed: np.ndarray, true: np.ndarray) -> float:
 def of_distilbert(bert, street_texts: list[str], onlooker_texts: list[str]) -> list[dict]:
     """Rows of `measure` for DistilBERT: perplexity of masked tokens in sentences of test places, both grammars."""
     size = len(bert.tokenizer)
-    return [row("distilbert", f"perplexity_{name}", perplexity(bert, texts), 1.0, size, len(texts))
+    return [row("distilbert", f"perplexity_{name}", perplexity(bert, texts), 0.5, size, len(texts))
             for name, texts in (("street", street_texts), ("onlooker", onlooker_texts))]
