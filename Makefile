@@ -64,8 +64,9 @@ notebooks: $(READY) ## write notebooks/*.ipynb: executed pairs of the .py source
 results: $(READY) ## recompute the long results that are committed below figures/ (two hours)
 	$(RUN) -m cmf.results --profile $(PROFILE)
 
+# Threads that spin while they wait make training several times slower where other work runs beside it.
 encoders: $(READY) ## train the small CLIP, BLIP and DistilBERT on generated scenes, and score them (twenty minutes)
-	$(RUN) -m cmf.studies.twins
+	OMP_WAIT_POLICY=passive $(RUN) -m cmf.studies.twins
 
 data: $(READY) ## list data sets and weights, where they are and how to get them
 	@$(RUN) -m cmf data list
