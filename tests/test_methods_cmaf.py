@@ -335,3 +335,29 @@ def test_text_aligned_in_time_is_learned_from_video_labels():
 def test_without_text_or_its_time_only_sights_are_learned(change):
     auc, (sight, word, _) = learned(**change)
     assert auc < 0.9 and sight > 0.95 and word < 0.8
+
+
+def test_relative_segments_do_not_know_place_and_light():
+    config = Config(visual=6, text=5, motion=3, width=16, heads=4, relative=True)
+    torch.manual_seed(0)
+    model = CMAF(config).eval()
+    batch = dict(visual=torch.randn(2, 5, 6), motion=torch.randn(2, 5, 3),
+                 segments=torch.tensor([[True] * 5, [True] * 4 + [False]]))
+    shifted = batch | dict(visual=batch["visual"] + torch.randn(2, 1, 6))
+    with torch.no_grad():
+        torch.testing.assert_close(model(shifted)["logits"], model(batch)["logits"], atol=1e-4, rtol=1e-4)
+
+
+def test_scale_of_vision_bounds_its_share():
+    torch.manual_seed(0)
+    batch = dict(visual=torch.randn(2, 5, 6), text=torch.randn(2, 4, 5), text_mask=torch.ones(2, 4, dtype=torch.bool),
+                 text_time=torch.linspace(0, 1, 4).expand(2, 4))
+    moved = []
+    for scale in (1.0, 0.05):
+        torch.manual_seed(1)
+        model = CMAF(Config(visual=6, text=5, width=16, heads=4, vision=scale)).eval()
+        torch.nn.init.ones_(model.gamma)
+        with torch.no_grad():
+            other = model(batch | dict(visual=batch["visual"].flip(0)))["logits"]
+            moved.append((other - model(batch)["logits"]).abs().mean())
+    assert 0 < moved[1] < 0.3 * moved[0]

@@ -46,7 +46,8 @@ def test_look_gives_a_row_a_segment(clips):
     seen = footage.look(clip, ENCODERS, size=(48, 64))
     T = len(footage.cut(clip).centres)
     assert T == round(clip.seconds / footage.SEGMENT) and seen["pictures"].shape == (T, 48, 64, 3)
-    assert np.allclose(np.linalg.norm(seen["visual"], axis=1), 1, atol=1e-5)
+    assert np.allclose(np.linalg.norm(seen["visual"][:, :128], axis=1), 1, atol=1e-5), "CLIP's embedding comes first"
+    assert seen["visual"].shape == (T, 3 * 128)
     assert seen["motion"].shape[0] == T and np.isfinite(seen["motion"]).all()
     captions = footage.written(seen["pictures"][:2], footage.cut(clip).edges[:3], ENCODERS)
     assert len(captions) == 2 and captions[1][0] == captions[0][1] and isinstance(captions[0][2], str)

@@ -34,7 +34,8 @@ class Config:
     heads: int = 4               # H
     dropout: float = 0.1
     text_dropout: float = 0.15   # share of training videos that lose their text
-    vision: bool = True          # False: segments know only their time, the text-only arm
+    vision: float = 1.0          # scale of the segments' vectors; 0: they know only their time, the text-only arm
+    relative: bool = False       # segments less the mean of their clip: a fixed camera's place and light drop out
     use: str = "bidirectional"   # none | v_from_x | bidirectional: who attends whom
     fusion: str = "gate"         # gate | sum | concat | none (what the segments read, without the context)
     nearness: float = 4.0        # attention's slope over distance in time at the start, 1/segment; 0: no such bias
@@ -54,7 +55,7 @@ class Config:
         if self.fusion not in ("gate", "sum", "concat", "none"):
             raise ValueError(f"fusion must be one of gate, sum, concat, none, got {self.fusion!r}")
         if not self.vision and self.use == "none":
-            raise ValueError("without vision and without text nothing is left; set vision=True or use text")
+            raise ValueError("without vision and without text nothing is left; give vision a scale or use text")
         if self.window < 1 or self.window % 2 == 0:
             raise ValueError(f"window must be an odd number of segments, got {self.window}")
 
@@ -117,8 +118,7 @@ class CMAF(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         seen, present = self._segments(batch)
-        v = self.embed["segments"](self.scale["segments"](seen))               # (B, T, d)
-        v = v if self.config.vision else torch.zeros_like(v)
+        v = self.config.vision * self.embed["segments"](self.scale["segments"](seen))          # (B, T, d)
         rank = present.cumsum(1)
         time = (rank - 0.5).clamp_min(0) / rank[:, -1:]                        # (B, T) shares of the clip
         timed = self.dropout(v) + time_features(time, self.config.width)       # V', (B, T, d)
@@ -142,9 +142,8 @@ class CMAF(nn.Module):
         if self.mixer is not None:
             e = e + self.dropout(F.gelu(self.mixer(e.transpose(1, 2)).transpose(1, 2)))
         logits = self.head(e).squeeze(-1).masked_fill(~present, ABSENT)        # (B, T)
-        if self.config.use != "none":
-            found |= dict(attention=attention, context=context)
-        return dict(logits=logits, **found)
+        heard = dict(attention=attention, context=context) if self.config.use != "none" else {}
+        return dict(logits=logits, **found, **heard)
 
     def _fuse(self, timed: Tensor, attended: Tensor, context: Tensor, found: dict[str, Tensor]) -> Tensor:
         """V', V^ and the context, (B, T, d) each -> f (B, T, d); notes the gate in `found`."""
@@ -168,6 +167,8 @@ class CMAF(nn.Module):
             motion = column(batch, "motion", self.config.motion)
             same_shape("motion", motion[..., 0], visual)
             visual = torch.cat([visual, motion], -1)
+        if self.config.relative:
+            visual = visual - mean(visual, present)[:, None]
         return visual.masked_fill(~present[..., None], 0.0), present
 
     def _words(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -366,8 +367,7 @@ def mean_frame(batch: dict[str, Tensor], frames: int) -> tuple[Tensor, Tensor]:
     """Mean (B, Dv) of `frames` evenly spaced segments, first and last included, and which exist (B, T)."""
     visual = batch["visual"]
     present = batch.get("segments", torch.ones(visual.shape[:2], dtype=torch.bool, device=visual.device))
-    last = present.sum(1, keepdim=True) - 1
-    rank = torch.arange(frames, device=visual.device) * last // (frames - 1)   # (B, frames) floor, as published
+    rank = torch.arange(frames, device=visual.device) * (present.sum(1, keepdim=True) - 1) // (frames - 1)  # floor
     place = present.long().argsort(dim=1, descending=True, stable=True).gather(1, rank)
     return visual.gather(1, place[..., None].expand(-1, -1, visual.shape[-1])).mean(1), present
 

@@ -85,6 +85,7 @@ def moments(video, some: slice = slice(None)) -> np.ndarray:
 def look(video, encoders: Encoders, size: tuple[int, int] = SIZE, some: slice = slice(None)) -> dict[str, np.ndarray]:
     """visual (T, Dv) of CLIP and motion (T, Dm) of the flow, at the middle of each segment; pictures (T, H, W, 3).
 
+    visual is CLIP's embedding, then mean and maximum over its patch tokens: what is small is lost in the embedding.
     Motion columns are brought to the scale of their square root, since speeds have long tails.
     some: of these segments only, so that a long video can be looked at in blocks.
     """
@@ -92,8 +93,10 @@ def look(video, encoders: Encoders, size: tuple[int, int] = SIZE, some: slice = 
     each, place = np.unique(when, return_inverse=True)
     pairs = pictures(video, each, size)[place.reshape(when.shape)]             # (T, 2, H, W, 3)
     flow = np.stack([motion(pair, times=(0.0, b - a), span=1)[0] for pair, (a, b) in zip(pairs, when, strict=True)])
-    seen = encoders.eye.images(pairs[:, 0], progress=lambda steps, label: steps).pooled      # (T, Dv)
-    return dict(visual=seen.numpy(), motion=np.sign(flow) * np.sqrt(np.abs(flow)), pictures=pairs[:, 0])
+    seen = encoders.eye.images(pairs[:, 0], progress=lambda steps, label: steps)
+    patches = seen.tokens[:, 1:]                                               # (T, patches, D)
+    visual = torch.cat([seen.pooled, patches.mean(1), patches.amax(1)], 1)     # (T, Dv)
+    return dict(visual=visual.numpy(), motion=np.sign(flow) * np.sqrt(np.abs(flow)), pictures=pairs[:, 0])
 
 
 def written(shown: np.ndarray, edges: np.ndarray, encoders: Encoders) -> list[tuple[float, float, str]]:
