@@ -155,6 +155,8 @@ if simulated:
     gain = at.loc["visual only"]
     assert gain.difference > 0 and gain.difference_low > 0, "words do not pay on simulated clips"
     print("at least 0.95:", bool(at.roc_auc["CMAF"] >= 0.95), "; gain of at least 0.03:", bool(gain.difference >= 0.03))
+    words = at.loc["text only"]
+    print(f"CMAF minus text only: {words.difference:.3f} [{words.difference_low:.3f}, {words.difference_high:.3f}]")
     if "CMAF, clip labels" in at.index:
         weak = anomaly.compare(long[long.arm.str.endswith("clip labels")], to="CMAF, clip labels").iloc[0]
         print(f"from one label a clip: CMAF {at.roc_auc['CMAF, clip labels']:.3f}, minus vision alone "
@@ -179,7 +181,8 @@ if simulated:
     lines = explained.curves(kept, chosen)
     areas = {arm: explained.table_auc(kept, arm) for arm in chosen}
     base = kept.anomalous.sum() / kept.frames.sum()
-    assert areas["CMAF"] == max(areas.values()), f"another arm has the larger area: {areas}"
+    assert areas["CMAF"] > max(areas["visual only"], areas["published"]), f"not above vision alone: {areas}"
+    print("text alone has the larger area:", bool(areas["text only"] > areas["CMAF"]))
     fig, axes = plots.figure(1, 2, width=plots.PAGE, height=2.9)
     for ax, curve in zip(axes, ("roc", "precision_recall"), strict=True):
         for arm, rows in lines[lines.curve == curve].groupby("arm", sort=False):
@@ -192,7 +195,7 @@ if simulated:
     axes[1].annotate(f"chance {base:.2f}", (1, base), (-2, 2), textcoords="offset points", ha="right", fontsize=6)
     axes[1].set(xlabel="recall", ylabel="precision", title="precision and recall")
     axes[0].legend(loc="lower right")
-    plots.save(fig, "cmaf_curves", lines, claim="CMAF ranks anomalous frames above normal ones better than its parts.")
+    plots.save(fig, "cmaf_curves", lines, claim="CMAF ranks anomalous frames above normal ones better than vision alone.")
     plt.show()
 
 # %% [markdown]
