@@ -4,6 +4,7 @@ Axes: B clips, T segments, L text tokens, M masks over the tokens.
 """
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,9 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from torch import nn
 
 from cmf import runs
-from cmf.encoders.motion import motion
 from cmf.metrics.faithfulness import STEPS, faithfulness, pointing
 from cmf.studies.anomaly import Footage, predict, segment_auc
-from cmf.studies.footage import SIZE, STEP, Encoders, columns, cut, pictures, told
+from cmf.studies.footage import SEGMENT, Encoders, columns, cut, look, pictures, told
 from cmf.studies.scored import Scored, join_pieces
 from cmf.training import Tensors
 
@@ -115,10 +115,10 @@ def _misread(captions, fault, share, rng):
 
 def _black(encoders: Encoders) -> tuple[np.ndarray, np.ndarray]:
     """visual (Dv,) and motion (Dm,) columns of black pictures."""
-    picture = np.zeros((1, *SIZE, 3), np.uint8)
-    seen = encoders.eye.images(picture, progress=lambda steps, label: steps).pooled[0].numpy()
-    flow = motion(np.repeat(picture, 2, 0), times=(0.0, STEP), span=1)[0]
-    return seen, (np.sign(flow) * np.sqrt(np.abs(flow))).astype(np.float32)
+    dark = SimpleNamespace(seconds=2 * SEGMENT, frames_at=lambda times, size: (np.zeros((*size, 3), np.uint8)
+                                                                                for _ in times))
+    seen = look(dark, encoders)
+    return seen["visual"][0], seen["motion"][0]
 
 
 def gate_under_faults(network: nn.Module, some: Footage, encoders: Encoders, shares: Sequence[float] = SHARES,
