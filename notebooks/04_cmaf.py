@@ -17,8 +17,10 @@
 # **Question.** Do segments of a clip that attend to the words of its captions find anomalous frames better than vision
 # alone, and is it the words that do it?
 #
-# **Answer.** On simulated clips the tables below say by how much, and what is left of it when the captions are those of
-# another clip; on UCSD Ped2 (profile `real`) the speed of the fastest pixel is what a learned system has to beat.
+# **Answer.** Yes: with captions of another clip it falls below vision alone. On simulated clips CMAF reaches a frame
+# AUC of 0.90 against 0.71 for vision alone. It is not the best arm: text alone reaches 0.92, because vision as the small
+# encoders see it is soon learnt by heart and says little of unseen places. Taught with one label a clip it stays near
+# chance. On UCSD Ped2 (profile `real`) the speed of the fastest pixel is what a learned system has to beat.
 #
 # Two minutes on two CPU cores when nothing is cached; no GPU, no download. The Ped2 part needs `CMF_DATA` and some ten
 # minutes.
@@ -195,7 +197,7 @@ if simulated:
     axes[1].annotate(f"chance {base:.2f}", (1, base), (-2, 2), textcoords="offset points", ha="right", fontsize=6)
     axes[1].set(xlabel="recall", ylabel="precision", title="precision and recall")
     axes[0].legend(loc="lower right")
-    plots.save(fig, "cmaf_curves", lines, claim="CMAF ranks anomalous frames above normal ones better than vision alone.")
+    plots.save(fig, "cmaf_curves", lines, claim="CMAF ranks anomalous frames better than vision alone.")
     plt.show()
 
 # %% [markdown]
