@@ -28,7 +28,7 @@ def film(path, frames=120, fps=10, size=(64, 96)):
 
 def detector(encoders, seed=0, threshold=0.5):
     torch.manual_seed(seed)
-    network = CMAF(Config(visual=12, text=16, motion=len(watching.motion_names()), width=16, heads=2, dropout=0.0))
+    network = CMAF(Config(visual=44, text=16, motion=len(watching.motion_names()), width=16, heads=2, dropout=0.0))
     torch.nn.init.normal_(network.gamma, std=0.3)
     return Watcher.of(network, encoders, threshold)
 

@@ -37,7 +37,7 @@ def columns(count, seed=0):
     rng = np.random.default_rng(seed)
     jpeg = [watching._jpeg(rng.integers(0, 255, (120, 160, 3)).astype(np.uint8)) for _ in range(3)]
     each = [jpeg[k % 3] for k in range(count)]
-    return dict(edges=2.0 * np.arange(count + 1), visual=rng.normal(size=(count, 12)).astype(np.float32),
+    return dict(edges=2.0 * np.arange(count + 1), visual=rng.normal(size=(count, 44)).astype(np.float32),
                 motion=rng.normal(size=(count, len(watching.motion_names()))).astype(np.float32),
                 jpeg=np.concatenate(each), ends=np.cumsum([len(x) for x in each]), aspect=2.0)
 

@@ -94,14 +94,13 @@ def annotated(item: VideoItem) -> tuple[np.ndarray, np.ndarray]:
 
 
 def shortened(seen: dict, longest: int = LONGEST) -> dict:
-    """The columns of a video with at most `longest` segments: neighbours averaged, visual ones normalised again."""
+    """The columns of a video with at most `longest` segments: neighbours averaged."""
     count = len(seen["visual"])
     if count <= longest:
         return dict(edges=seen["edges"], visual=seen["visual"], motion=seen["motion"])
     starts = np.arange(longest) * count // longest
     sizes = np.diff(np.append(starts, count))[:, None]
     mean = {name: (np.add.reduceat(seen[name], starts) / sizes).astype(np.float32) for name in ("visual", "motion")}
-    mean["visual"] /= np.maximum(np.linalg.norm(mean["visual"], axis=1, keepdims=True), 1e-9)
     return dict(edges=seen["edges"][np.append(starts, count)], **mean)
 
 
