@@ -12,7 +12,7 @@ from cmf import runs
 from cmf.studies import anomaly, collected, deepspace, explained, scenes
 from cmf.studies.footage import Encoders
 
-WORLD = 1            # settings were chosen on the validation split of world 0, whose test split is reported nowhere
+WORLD = 1            # settings were chosen on world 0, of which nothing is reported
 SEEDS = range(1, 6)
 DEEPSPACE_SEEDS = range(1, 4)   # of the arms of SA-CMF: one takes fifteen minutes
 TARGETS = dict(train=3000, validation=600, test=1000)
