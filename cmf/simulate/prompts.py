@@ -1,0 +1,98 @@
+"""Sentences that ask for a fused picture, by what they ask for: five families, and sentences that ask for nothing.
+
+| family | asks for | target |
+|---|---|---|
+| balanced | everything of both sources | intensity and detail of both |
+| heat | warm things that stand out | warm things brighter than in either source |
+| texture | the look of the visible picture | intensity of the visible, warm things not lifted |
+| brighten | a dark scene made lighter | the visible as it would be in good light |
+| denoise | grain removed | the sources without their noise |
+
+`heat` and `texture` are opposites inside warm things. A sentence outside the families (a caption, other words) is
+to be treated as balanced. The wordings for testing share words with those for training, but no sentence.
+"""
+
+import itertools
+import random
+
+FAMILIES = ("balanced", "heat", "texture", "brighten", "denoise")
+
+_WARM = ("warm objects", "hot objects", "warm people", "people", "persons", "pedestrians", "hot targets",
+         "thermal targets", "heat sources", "warm bodies", "vehicles", "warm things", "the heat", "thermal signatures",
+         "salient targets", "living beings", "cars and people", "hot spots")
+_PICTURE = ("", "", " in the fused picture", " in the image", " in the scene", " in the result")
+_VISIBLE = ("visible texture", "texture of the visible image", "details of the visible picture", "natural look",
+            "visible appearance", "look of the visible photograph", "visible details", "daylight appearance",
+            "background texture", "surface texture")
+_DARK = ("dark picture", "night scene", "low light image", "underexposed photograph", "dark areas", "shadows",
+         "dim scene", "poorly lit street", "visible image", "scene")
+_NOISE = ("noise", "grain", "sensor noise", "image noise", "speckle", "the noisy background", "camera noise",
+          "random noise")
+_PATTERNS = {
+    "balanced": {
+        "head": ("", "a clear fused image", "a balanced image", "fuse both images", "combine both pictures",
+                 "a vivid image", "a detailed fused picture", "a fused image", "merge infrared and visible",
+                 "keep the information of both sources", "equal weight to both sources", "default fusion",
+                 "a picture with clear background", "an informative picture", "a natural combination"),
+        "tail": ("", " with clear background and obvious objects", " of the scene", " with all details",
+                 " from both sensors", " of infrared and visible", " showing everything", " without loss")},
+    "heat": {
+        "head": ("highlight ", "emphasise ", "emphasize ", "show ", "stress ", "make visible ", "bring out ", "enhance ",
+                 "focus on ", "make brighter ", "detect ", "highlight all ", "accentuate ", "more of "),
+        "middle": _WARM, "tail": _PICTURE},
+    "texture": {
+        "head": ("keep the ", "preserve the ", "retain the ", "maintain the ", "favour the ", "prefer the ", "only the ",
+                 "show the ", "stay close to the ", "suppress the heat and keep the ", "no heat, keep the ",
+                 "protect the "),
+        "middle": _VISIBLE, "tail": _PICTURE},
+    "brighten": {
+        "head": ("brighten the ", "lighten the ", "improve the lighting of the ", "increase the brightness of the ",
+                 "enhance the illumination of the ", "relight the ", "correct the exposure of the ",
+                 "turn up the light in the ", "make lighter the ", "recover the "),
+        "middle": _DARK, "tail": ("", "", " please", " so that it can be seen")},
+    "denoise": {
+        "head": ("remove the ", "reduce the ", "suppress the ", "denoise, less ", "clean the ", "filter the ",
+                 "get rid of the ", "smooth away the ", "clean picture without "),
+        "middle": _NOISE, "tail": _PICTURE},
+}
+
+
+def sentences(family: str) -> list[str]:
+    """All sentences of a family, in a fixed order.
+
+    Raises:
+        ValueError: an unknown family, with those that exist.
+    """
+    if family not in _PATTERNS:
+        raise ValueError(f"no family of prompts {family!r}; there are {', '.join(FAMILIES)}")
+    parts = _PATTERNS[family].values()
+    made = ("".join(words).replace("the the ", "the ").strip() for words in itertools.product(*parts))
+    return list(dict.fromkeys(made))
+
+
+def prompts(family: str, split: str = "train") -> list[str]:
+    """The sentences of a family for training (three fifths), validation or testing (a fifth each), disjoint.
+
+    >>> set(prompts("heat")) & set(prompts("heat", "test"))
+    set()
+
+    Raises:
+        ValueError: an unknown family or split.
+    """
+    if split not in ("train", "validation", "test"):
+        raise ValueError(f"no split {split!r} of the prompts; there are train, validation, test")
+    found = sentences(family)
+    random.Random(family).shuffle(found)
+    fifth = len(found) // 5
+    return found[{"validation": slice(fifth), "test": slice(fifth, 2 * fifth), "train": slice(2 * fifth, None)}[split]]
+
+
+def draw(family: str, rng, split: str = "train") -> str:
+    """One sentence of a family. rng: numpy Generator."""
+    found = prompts(family, split)
+    return found[int(rng.integers(len(found)))]
+
+
+def words() -> list[str]:
+    """Every word of every family in lower case, sorted."""
+    return sorted({w.strip(",") for family in FAMILIES for s in sentences(family) for w in s.split()} - {""})

@@ -1,0 +1,34 @@
+"""Prompts of the five families: disjoint splits, one order, refusals."""
+
+import numpy as np
+import pytest
+
+from cmf.simulate import prompts
+
+
+@pytest.mark.parametrize("family", prompts.FAMILIES)
+def test_splits_are_disjoint_and_whole(family):
+    parts = [prompts.prompts(family, split) for split in ("train", "validation", "test")]
+    assert sum(map(len, parts)) == len(prompts.sentences(family)) == len(set().union(*parts))
+    assert all(len(part) >= 20 for part in parts)
+
+
+def test_no_sentence_belongs_to_two_families():
+    found = [s for family in prompts.FAMILIES for s in prompts.sentences(family)]
+    assert len(found) == len(set(found))
+
+
+def test_two_calls_give_one_order_and_a_seed_one_sentence():
+    assert prompts.prompts("heat", "test") == prompts.prompts("heat", "test")
+    assert prompts.draw("texture", np.random.default_rng(4)) == prompts.draw("texture", np.random.default_rng(4))
+
+
+def test_every_word_is_made_of_letters():
+    assert all(word.isalpha() for word in prompts.words())
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="no family of prompts 'warm'; there are balanced, heat"):
+        prompts.sentences("warm")
+    with pytest.raises(ValueError, match="no split 'dev' of the prompts"):
+        prompts.prompts("heat", "dev")
