@@ -37,13 +37,13 @@ _PATTERNS = {
         "tail": ("", " with clear background and obvious objects", " of the scene", " with all details",
                  " from both sensors", " of infrared and visible", " showing everything", " without loss")},
     "heat": {
-        "head": ("highlight ", "emphasise ", "emphasize ", "show ", "stress ", "make visible ", "bring out ", "enhance ",
-                 "focus on ", "make brighter ", "detect ", "highlight all ", "accentuate ", "more of "),
+        "head": ("highlight ", "emphasise ", "emphasize ", "show ", "stress ", "make visible ", "bring out ",
+                 "enhance ", "focus on ", "make brighter ", "detect ", "highlight all ", "accentuate ", "more of "),
         "middle": _WARM, "tail": _PICTURE},
     "texture": {
-        "head": ("keep the ", "preserve the ", "retain the ", "maintain the ", "favour the ", "prefer the ", "only the ",
-                 "show the ", "stay close to the ", "suppress the heat and keep the ", "no heat, keep the ",
-                 "protect the "),
+        "head": ("keep the ", "preserve the ", "retain the ", "maintain the ", "favour the ", "prefer the ",
+                 "only the ", "show the ", "stay close to the ", "suppress the heat and keep the ",
+                 "no heat, keep the ", "protect the "),
         "middle": _VISIBLE, "tail": _PICTURE},
     "brighten": {
         "head": ("brighten the ", "lighten the ", "improve the lighting of the ", "increase the brightness of the ",
