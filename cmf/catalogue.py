@@ -79,6 +79,34 @@ ENTRIES: dict[str, Entry] = {
         sha256="688cedfcf0c1378db27a40cea1b27fb1aed2fce1f5ab005b96ef591bcd707c09",
         licence="none stated", citation="Harvard Whole Brain Atlas, http://www.med.harvard.edu/AANLIB/home.html",
         layout="pairs.csv; CT-MRI, PET-MRI, SPECT-MRI with train and test", how="place the packed folder there"),
+    "roadscene": Entry(
+        "data", "roadscene", licence="none stated; asks to be cited",
+        citation="Xu, Ma, Jiang, Guo and Ling 2022, IEEE TPAMI 44, 502 (U2Fusion)",
+        layout="crop_LR_visible, cropinfrared (221 pairs)",
+        how="git clone https://github.com/hanna-xu/RoadScene $CMF_DATA/roadscene"),
+    "tno": Entry(
+        "data", "tno", licence="as its page states; research use", citation="Toet 2017, Data in Brief 15, 249",
+        layout="vi, ir with 01.png to 42.png",
+        how="copy TNO/vi and TNO/ir of https://github.com/Linfeng-Tang/Image-Fusion (General Evaluation "
+            "Metric/Image/Source-Image) there; original: https://doi.org/10.6084/m9.figshare.1008029"),
+    "msrs": Entry(
+        "data", "msrs", licence="none stated; asks to be cited",
+        citation="Tang, Yuan, Zhang, Jiang and Ma 2022, Information Fusion 83-84, 79 (PIAFusion)",
+        layout="train/vi, train/ir (1083 pairs), test/vi, test/ir (361 pairs)",
+        how="git clone https://github.com/Linfeng-Tang/MSRS $CMF_DATA/msrs"),
+    "m3fd": Entry(
+        "data", "m3fd", licence="none stated; research use", citation="Liu et al. 2022, CVPR (TarDAL)",
+        layout="Vis, Ir", how="download M3FD_Fusion from https://github.com/JinyuanLiu-CV/TarDAL, unpack it there"),
+    "llvip": Entry(
+        "data", "llvip", licence="as its page states; non-commercial research",
+        citation="Jia, Zhu, Li, Tang and Zhou 2021, ICCV workshops",
+        layout="visible/train, visible/test, infrared/train, infrared/test",
+        how="ask for it at https://bupt-ai-cz.github.io/LLVIP/ and unpack it there"),
+    "harvard": Entry(
+        "data", "harvard", licence="none stated",
+        citation="Harvard Whole Brain Atlas, http://www.med.harvard.edu/AANLIB/home.html",
+        layout="CT-MRI, PET-MRI, SPECT-MRI, each with train and test of CT, PET or SPECT and MRI",
+        how="copy MyDatasets of https://github.com/xianming-gu/Havard-Medical-Image-Fusion-Datasets there"),
     "flickr8k": Entry(
         "data", "flickr8k", size=16_589_207,
         sha256="22bd0303daba0402b04380163c36351337364ecb3b001ed924d5ff2e7fbe4190",
