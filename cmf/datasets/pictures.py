@@ -86,14 +86,14 @@ def _decode(path: Path, data: bytes) -> tuple[np.ndarray, int]:
             pages = getattr(image, "n_frames", 1)
             if pages > 1 and image.format != "MPO":
                 raise _Refused(f"{path} holds {pages} pictures; expected one, save the one that is meant")
-            deep = _deep(image, data)
+            deep = _deep(image, data) or image.format == "PPM" and image.mode == "I"
             image.load()                                  # TIFF is turned upright by the reader itself
             if deep and image.mode in ("RGB", "RGBA", "LA"):
                 turn = image.getexif().get(0x0112, 1) if image.format == "PNG" else 1
                 return _upright(_decode_deep(data), turn), 16
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):
-                if not (deep or image.format == "PPM" or image.mode.startswith("I;16")):
+                if not (deep or image.mode.startswith("I;16")):
                     raise _Refused(f"{path}: whole numbers of 32 bits have no agreed white; save it as 16 bit or "
                                    "as floats in [0, 1]")
                 return np.asarray(image), 16
