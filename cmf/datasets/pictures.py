@@ -106,7 +106,8 @@ def _decode(path: Path, data: bytes) -> tuple[np.ndarray, int]:
     except _Refused:
         raise
     except UnidentifiedImageError as reason:
-        raise ValueError(f"{path}: no picture that can be read, or a damaged one; expected {', '.join(FORMATS)}") from reason
+        raise ValueError(f"{path}: no picture that can be read, or a damaged one; expected "
+                         f"{', '.join(FORMATS)}") from reason
     except Exception as reason:      # damaged files make the decoders raise almost anything; none may pass unnamed
         raise ValueError(f"{path}: cannot be read ({reason or type(reason).__name__}); copy it again or save it "
                          "as PNG") from reason
