@@ -95,11 +95,11 @@ def test_sixteen_bits_tiff_and_alpha_are_kept(data):
 
 def test_prompts_of_a_table(data):
     table = data / "prompts.csv"
-    table.write_text("stem,prompt\na,two red cars\nc,\n", encoding="utf-8-sig")
+    table.write_text('stem,prompt\na,"two\nred cars"\nc,\n', encoding="utf-8-sig")
     with pytest.warns(UserWarning, match="no prompt for 1 of 3 pairs, first b; they are balanced"):
         assert run(data, "--prompts", table, "--no-measures") == 0
     facts = json.loads((data / "out" / "run.json").read_text())
-    assert [one["prompt"] for one in facts["pairs"]] == ["two red cars", "", ""]
+    assert [one["prompt"] for one in facts["pairs"]] == ["two\nred cars", "", ""]
     pairs = match(data / "vi", data / "ir")
     for text, words in (("stem,prompt\na,x\na,y\n", "several prompts for a; expected one line a pair"),
                         ("stem,prompt\nz,x\n", "prompts for pairs that are not here: z"),

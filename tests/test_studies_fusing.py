@@ -1,7 +1,6 @@
 """Fusing two pictures with a sentence: tiles against the whole, colour, odd pictures and odd prompts."""
 
 import os
-import resource
 import subprocess
 import sys
 
@@ -221,13 +220,15 @@ def test_weights_are_loaded_and_others_refused(tmp_path):
 @pytest.mark.benchmarks
 def test_twelve_million_pixels_within_four_gib():
     """A pair of 3000 x 4000 pixels of the default network, in a process of its own."""
-    code = ("import numpy as np, resource, torch; torch.set_num_threads(2)\n"
+    code = ("import numpy as np, resource, torch, time; torch.set_num_threads(2)\n"
             "from cmf.encoders.clip import CLIP; from cmf.methods.cmi_fusion import CMIFusion\n"
             "from cmf.studies.fusing import Fuser\n"
             "one = np.random.default_rng(0).integers(0, 256, (3000, 4000, 3)).astype(np.uint8)\n"
             "f = Fuser(CMIFusion(), CLIP('small', device='cpu', precision='float32'), 'cpu')\n"
-            "f.fuse(one, one[..., 0], 'highlight warm people'); print(resource.getrusage(0).ru_maxrss)")
+            "began = time.perf_counter(); f.fuse(one, one[..., 0], 'highlight warm people')\n"
+            "print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
-    peak = int(run.stdout.split()[-1]) * (1 if sys.platform == "darwin" else 1024)
-    print(f"\npeak memory {peak / 2**30:.2f} GiB")
-    assert peak < 4 * 2**30 and resource.RUSAGE_SELF == 0
+    seconds, peak = map(float, run.stdout.split())
+    peak *= 1 if sys.platform == "darwin" else 1024
+    print(f"\n3000 x 4000: {seconds:.1f} s, peak memory {peak / 2**30:.2f} GiB")
+    assert peak < 4 * 2**30

@@ -128,6 +128,8 @@ def contact_sheet(done: Sequence[Done], path: Path) -> Path:
     """Draw visible, infrared and fused pictures side by side, a pair a row, with its name and prompt, as PNG."""
     from PIL import Image, ImageDraw, ImageFont
 
+    from cmf.studies.fusing import plain
+
     rows = [one for one in done if one.shown]
     gap, line = 8, 18
     high = [max(p.shape[0] for p in one.shown) for one in rows]
@@ -137,7 +139,7 @@ def contact_sheet(done: Sequence[Done], path: Path) -> Path:
         draw.text((gap + k * (CELL + gap), gap // 2), title, "black", font)
     top = gap + line
     for one, height in zip(rows, high, strict=True):
-        said = f"{one.pair.stem}: {one.prompt}" if one.prompt else one.pair.stem
+        said = plain(f"{one.pair.stem}: {one.prompt}" if one.prompt else one.pair.stem)
         wide = 3 * CELL + 2 * gap
         if draw.textlength(said, font) > wide:
             while draw.textlength(said + " ...", font) > wide:

@@ -26,6 +26,7 @@ from cmf.methods.cmi_fusion import MULTIPLE, CMIFusion, Shape
 TRAINED = Path(__file__).resolve().parents[1] / "trained" / "cmi_fusion.safetensors"
 MARGIN, RAMP = 48, 32  # pixels at a tile's edge that count for nothing, and that it shares with its neighbour
 OVERLAP = 2 * MARGIN + RAMP
+TILE = 768**2         # pixels of a tile, at most: larger ones take longer a pixel, smaller ones overlap more
 BYTES = 1000          # of memory that the network needs a pixel, beside its weights (measured, with 80 words)
 MEMORY = 2 << 30      # bytes: default limit of what the network needs at a time
 COLOURED = 0.05       # chroma of colours that one sees; what JPEG adds to grey pictures stays below
@@ -192,7 +193,7 @@ def plain(prompt: str) -> str:
 
 
 def tile_size(height: int, width: int, memory: float) -> tuple[int, int]:
-    """Rows and columns of the largest tile that `memory` bytes allow; both sides of the picture when it fits.
+    """Rows and columns of a tile that `memory` bytes allow; both sides of the picture when all of it fits.
 
     Raises:
         ValueError: not enough for a tile twice as large as the overlap.
@@ -204,6 +205,7 @@ def tile_size(height: int, width: int, memory: float) -> tuple[int, int]:
     if pixels < least**2:
         raise ValueError(f"{memory / 2**20:.0f} MiB of memory are too little for a tile of {least} x {least} pixels; "
                          f"allow {math.ceil(least**2 * BYTES / 2**20)} MiB or more")
+    pixels = min(pixels, TILE)
     fit = lambda side, limit: min(int(side) // MULTIPLE * MULTIPLE, math.ceil(limit / MULTIPLE) * MULTIPLE)
     rows = fit(math.sqrt(pixels), height)
     columns = fit(pixels / rows, width)
