@@ -169,8 +169,9 @@ def measures(done: Sequence[Done], align: str, name: str, jobs: int | None = Non
     large = [one.pair.stem for one in done if math.prod(one.size) > LARGE]
     if large:
         warnings.warn(f"{listed(large)}: larger than {LARGE / 1e6:g} million pixels and not measured; `python -m cmf "
-                      "measure` does it, in some 250 bytes a pixel and measure", stacklevel=2)
-    found = measured._spread(_scores, [(one, align) for one in done if one.pair.stem not in large], jobs)
+                      "measure` does it, where there is memory for it", stacklevel=2)
+    tasks = [(one, align) for one in done if one.pair.stem not in large]
+    found = measured._spread(_scores, tasks, jobs) if tasks else []
     return pd.DataFrame([dict(fused=name, stem=one.pair.stem) for one in done]).merge(
         pd.DataFrame(found, columns=["stem", *fusion.MEASURES]), "left", "stem")
 
@@ -270,7 +271,7 @@ def _finish(done, failed, fuser, part, out, options) -> list[str]:
         table = measures(done, options.align, out.name, options.jobs)
         average = measured.means(table)
         measured.write(part / "measures.csv", {"": table, "_means": average})
-        lines.append(measured._shown(average))
+        lines += [measured._shown(average)] if average["mean"].notna().any() else []
     contact_sheet(done, part / "sheet" / "contact_sheet.png")
     runs.write_text(part / "run.json", json.dumps(record(done, failed, fuser), indent=1, sort_keys=True) + "\n")
     if out.exists():
