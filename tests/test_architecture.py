@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "metrics": set(), "copula": set(), "blocks": set(), "catalogue": set(), "simulate": set(), "weights": set(),
     "plots": {"paths", "runs"},  # a figure carries the provenance of its run
     "book": {"paths", "runs", "sources"}, "paper": {"paths"},
-    "datasets": {"simulate", "catalogue"}, "losses": {"copula", "blocks"},
+    "datasets": {"simulate", "catalogue"}, "losses": {"copula", "blocks"}, "fusion_losses": set(),
     "encoders": {"catalogue", "blocks", "weights"}, "methods": {"encoders", "blocks", "losses", "copula"},
     "training": {"runs"},
     "baselines": {"metrics"}, "detection": {"datasets", "encoders", "methods", "metrics"},

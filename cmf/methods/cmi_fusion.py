@@ -36,6 +36,7 @@ class Shape:
     text: str = "tokens"                         # tokens | single: one vector a prompt | none
     attention: bool = True                       # the dual attention of the stems
     film: bool = True                            # the affine map of the channels by the whole prompt
+    families: int = 5                            # kinds of prompts that it tells apart
     residual: float = 0.3                        # largest change beyond a mean of the sources
 
     def __post_init__(self):
@@ -54,7 +55,8 @@ class CMIFusion(nn.Module):
 
     The outputs, a dict: fused (B, 1, H, W) in [0, 1]; weight (B, 1, H, W), the share w of the visible; residual
     (B, 1, H, W); attention (B, heads, h, w, 1 + L) of the pixels at 1/4 of the size on the null word and the
-    words; scene, what the network took from the whole picture.
+    words; understood (B, families), logits of what the prompt asks for; scene, what the network took from the whole
+    picture.
 
     A large picture is fused in tiles with the `scene` of a reduced copy of the whole, so that all tiles see one
     scene: `network(tile, scene=network(small)["scene"])`.
@@ -66,23 +68,32 @@ class CMIFusion(nn.Module):
         c1, c2, c3 = shape.channels
         per_kind = lambda make: nn.ModuleDict({kind: make() for kind in KINDS})
         self.shallow = per_kind(lambda: conv(1, shape.shallow))
-        self.stem = per_kind(lambda: nn.Sequential(nn.PixelUnshuffle(2), conv(4, c1), nn.PReLU(c1)))
+        self.stem = per_kind(lambda: nn.Sequential(nn.PixelUnshuffle(2), conv(4, c1), nn.LeakyReLU(0.1)))
         unit = lambda c: DualAttention(c) if shape.attention else Plain(c)
         self.at_half = per_kind(lambda: unit(c1))
-        self.at_quarter = per_kind(lambda: nn.Sequential(conv(c1, c2, 2), nn.PReLU(c2), unit(c2)))
-        self.at_eighth = per_kind(lambda: nn.Sequential(conv(c2, c3, 2), nn.PReLU(c3), unit(c3)))
+        self.at_quarter = per_kind(lambda: nn.Sequential(conv(c1, c2, 2), nn.LeakyReLU(0.1), unit(c2)))
+        self.at_eighth = per_kind(lambda: nn.Sequential(conv(c2, c3, 2), nn.LeakyReLU(0.1), unit(c3)))
         self.words = Words(shape) if shape.text != "none" else None
         make = lambda c: per_kind(lambda: Interaction(c, shape))
         self.interaction = nn.ModuleList([make(c2), make(c3)]) if self.words else None
         self.choose = nn.ModuleList(Choice(c) for c in (c1, c2, c3))
         self.up = nn.ModuleList([conv(c3, c2), conv(c2, c1)])
-        self.merge = nn.ModuleList([nn.Sequential(conv(2 * c2, c2), nn.PReLU(c2)),
-                                    nn.Sequential(conv(2 * c1, c1), nn.PReLU(c1))])
+        self.merge = nn.ModuleList([nn.Sequential(conv(2 * c2, c2), nn.LeakyReLU(0.1)),
+                                    nn.Sequential(conv(2 * c1, c1), nn.LeakyReLU(0.1))])
+        told = self.words is not None and shape.film
+        self.film = nn.ModuleList(Film(shape.width, c) for c in (c2, c1)) if told else None
+        self.understood = nn.Linear(shape.width, shape.families) if self.words else None
         self.full = nn.Sequential(conv(c1, 4 * shape.shallow), nn.PixelShuffle(2))
-        self.head = nn.Sequential(conv(3 * shape.shallow + 2, 2 * shape.shallow), nn.PReLU(2 * shape.shallow),
+        self.head = nn.Sequential(conv(3 * shape.shallow + 2, 2 * shape.shallow), nn.LeakyReLU(0.1),
                                   conv(2 * shape.shallow, 2))
         nn.init.zeros_(self.head[-1].weight)         # the untrained network gives the mean of the sources
         nn.init.zeros_(self.head[-1].bias)
+
+    def fit_text(self, batch: dict[str, Tensor]) -> "CMIFusion":
+        """Bring the channels of the token states to one scale, that of `text` and `text_mask` of a training set."""
+        if self.words is not None:
+            self.words.fit(batch["text"], batch["text_mask"])
+        return self
 
     def forward(self, batch: dict[str, Tensor], scene: "Scene | None" = None) -> dict[str, Tensor]:
         size = batch["visible"].shape[-2:]
@@ -102,9 +113,10 @@ class CMIFusion(nn.Module):
             levels.append(features)
         chosen = [choose(level) for choose, level in zip(self.choose, levels, strict=True)]
         y = chosen[2]                                                         # (B, c3, H'/8, W'/8)
-        for up, merge, skip in zip(self.up, self.merge, chosen[1::-1], strict=True):
-            y = F.interpolate(up(y), skip.shape[-2:], mode="bilinear", align_corners=False)
-            y = merge(torch.cat([y, skip], 1))
+        for k, skip in enumerate(chosen[1::-1]):                              # at 1/4, then 1/2 of the size
+            y = F.interpolate(self.up[k](y), skip.shape[-2:], mode="bilinear", align_corners=False)
+            y = self.merge[k](torch.cat([y, skip], 1))
+            y = self.film[k](y, whole) if self.film is not None else y
         sources = [x[kind] for kind in KINDS] + [self.shallow[kind](x[kind]) for kind in KINDS]
         logit, residual = self.head(torch.cat([self.full(y), *sources], 1)).chunk(2, 1)   # (B, 1, H', W') each
         weight = logit.sigmoid()
@@ -112,7 +124,8 @@ class CMIFusion(nn.Module):
         fused = weight * x["visible"] + (1 - weight) * x["infrared"] + residual
         crop = lambda t: t[..., :size[0], :size[1]]
         return dict(fused=crop(fused).clamp(0, 1), unclamped=crop(fused), weight=crop(weight),
-                    residual=crop(residual), attention=seen, scene=scene)
+                    residual=crop(residual), attention=seen, scene=scene,
+                    understood=self.understood(whole) if self.words else None)
 
 
 class Scene:
@@ -159,7 +172,7 @@ class Plain(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.body = nn.Sequential(conv(channels, channels), nn.PReLU(channels), conv(channels, channels))
+        self.body = nn.Sequential(conv(channels, channels), nn.LeakyReLU(0.1), conv(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
@@ -168,7 +181,7 @@ class Plain(nn.Module):
 class DualAttention(Plain):
     """Spatial and channel attention side by side (MIRNet, Zamir et al., ECCV 2020), with its residual.
 
-    r = conv(PReLU(conv(x))); S = sigmoid(conv5([max_c r, mean_c r])); C = sigmoid(W2 relu(W1 mean_hw r));
+    r = conv(leaky_relu(conv(x))); S = sigmoid(conv5([max_c r, mean_c r])); C = sigmoid(W2 relu(W1 mean_hw r));
     out = x + conv1([r S, r C]).
     """
 
@@ -196,14 +209,22 @@ class Words(nn.Module):
     def __init__(self, shape: Shape):
         super().__init__()
         self.single = shape.text == "single"
-        self.inputs = nn.Sequential(nn.LayerNorm(shape.text_width), nn.Linear(shape.text_width, shape.width))
+        self.register_buffer("centre", torch.zeros(shape.text_width))
+        self.register_buffer("spread", torch.ones(shape.text_width))
+        self.inputs = nn.Linear(shape.text_width, shape.width)
         self.null = nn.Parameter(0.02 * torch.randn(shape.width))
         self.within = nn.ModuleList(Block(shape.width, shape.heads) for _ in range(2))
         self.norm = nn.LayerNorm(shape.width)
 
+    def fit(self, text: Tensor, text_mask: Tensor) -> None:
+        """Take mean and spread of every channel from the words of a training set: text (n, L, D), text_mask (n, L)."""
+        found = text[text_mask].to(self.centre)                                        # (words, D)
+        self.centre.copy_(found.mean(0))
+        self.spread.copy_(found.std(0).clamp_min(1e-3))
+
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         mask = batch["text_mask"]                                                      # (B, L)
-        x = self.inputs(batch["text"].to(self.null.dtype))                             # (B, L, d)
+        x = self.inputs((batch["text"].to(self.null.dtype) - self.centre) / self.spread)   # (B, L, d)
         x = torch.cat([self.null.expand(len(x), 1, -1), x], 1)                         # (B, 1 + L, d)
         mask = F.pad(mask, (1, 0), value=True)
         for block in self.within:
@@ -233,11 +254,9 @@ class Interaction(nn.Module):
         self.look = Attention(d, shape.heads)
         self.attend = Attention(d, shape.heads)
         self.out = nn.Conv2d(d, channels, 1)
-        self.film = nn.Linear(d, 2 * channels) if shape.film else None
-        for layer in (self.out, self.film):
-            if layer is not None:
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        self.film = Film(d, channels) if shape.film else None
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, words: Tensor, mask: Tensor, whole: Tensor, scene: Scene):
         """x (B, C, h, w), words (B, 1 + L, d), mask (B, 1 + L), whole (B, d) -> x, weights (B, heads, h, w, 1 + L)."""
@@ -249,10 +268,25 @@ class Interaction(nn.Module):
             words = words + self.look(words, regions)[0]
         told, weights = self.attend(p.flatten(2).transpose(1, 2), words, mask)         # (B, h w, d)
         x = x + self.out(told.transpose(1, 2).unflatten(2, p.shape[-2:]))
-        if self.film is not None:
-            gain, shift = self.film(whole)[:, :, None, None].chunk(2, 1)               # (B, C, 1, 1)
-            x = (1 + gain) * x + shift
+        x = self.film(x, whole) if self.film is not None else x
         return x, weights.unflatten(2, p.shape[-2:])
+
+
+class Film(nn.Module):
+    """An affine map of the channels by the whole prompt: (1 + g(t)) x + b(t); at the start it changes nothing.
+
+    Source: Perez et al., AAAI 2018; in fusion Text-IF (Yi et al., CVPR 2024).
+    """
+
+    def __init__(self, width: int, channels: int):
+        super().__init__()
+        self.map = nn.Linear(width, 2 * channels)
+        nn.init.zeros_(self.map.weight)
+        nn.init.zeros_(self.map.bias)
+
+    def forward(self, x: Tensor, whole: Tensor) -> Tensor:
+        gain, shift = self.map(whole)[:, :, None, None].chunk(2, 1)                    # (B, C, 1, 1)
+        return (1 + gain) * x + shift
 
 
 class Choice(nn.Module):

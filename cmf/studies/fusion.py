@@ -1,0 +1,68 @@
+"""CMI-Fusion: its loss, its arms, and their training.
+
+Axes: B pictures, H, W rows and columns.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cmf import fusion_losses as terms
+from cmf.studies.asked import Asked
+from cmf.training import Recipe, Result, fit
+
+WEIGHTS = dict(intensity=1.0, gradient=5.0, similarity=0.5, information=0.5, difference=0.3, artefacts=5.0, asked=6.0,
+               range=2.0, understood=0.1)
+RECIPE = Recipe(epochs=6, batch=8, lr=1.5e-3, weight_decay=0.01, warmup=0.05)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """The loss of CMI-Fusion: a weighted sum of terms, see `cmf.fusion_losses`; a weight of 0 leaves a term out.
+
+    intensity: distance from the pixelwise maximum of the sources, outside what is asked for; gradient: from the longer
+    gradient; similarity: 1 - SSIM; information: 1 - visual information fidelity, the mean over both sources;
+    difference: 1 - half the sum of correlations of differences; artefacts: edges no source has; asked: distance from
+    the target of the sentence, inside warm things; range: what lies outside [0, 1]; understood: cross-entropy of the
+    family that the sentence belongs to.
+    """
+
+    weights: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+
+    def __post_init__(self):
+        unknown = set(self.weights) - set(WEIGHTS)
+        if unknown:
+            raise ValueError(f"no loss term {sorted(unknown)}; there are {', '.join(WEIGHTS)}")
+
+    def __call__(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        f, a, b = outputs["unclamped"], batch["source_infrared"], batch["source_visible"]
+        warm = batch["warm"]
+        made = dict(
+            intensity=lambda: terms.intensity(f, torch.maximum(a, b), 1 - warm),
+            gradient=lambda: terms.gradient(f, a, b, 1 - warm),
+            similarity=lambda: 1 - 0.5 * (terms.ssim(f, a) + terms.ssim(f, b)).mean(),
+            information=lambda: 1 - 0.5 * (terms.visual_information(a, f) + terms.visual_information(b, f)).mean(),
+            difference=lambda: 1 - 0.5 * terms.difference_correlation(f, a, b).mean(),
+            artefacts=lambda: terms.artefacts(f, a, b),
+            asked=lambda: terms.intensity(f, batch["wanted"], warm),
+            range=lambda: (f - f.clamp(0, 1)).abs().mean(),
+            understood=lambda: F.cross_entropy(outputs["understood"], batch["family"]))
+        left_out = {"understood"} if outputs.get("understood") is None else set()
+        found = {name: made[name]() for name, weight in self.weights.items() if weight and name not in left_out}
+        return dict(loss=sum(self.weights[name] * value for name, value in found.items())) | found
+
+
+def train(network, data: Asked, held: Asked, recipe: Recipe = RECIPE, criterion: Criterion | None = None,
+          run=None, label: str = "CMI-Fusion") -> Result:
+    """Train a network; the epoch of the least loss on `held` counts."""
+    criterion = criterion or Criterion()
+    network.fit_text(data.texts.all())
+    batches = [held.__getitems__(list(range(k, min(k + 8, len(held))))) for k in range(0, len(held), 8)]
+
+    @torch.no_grad()
+    def score(model) -> float:
+        return -float(sum(criterion(model(batch), batch)["loss"] for batch in batches)) / len(batches)
+
+    return fit(network, data, criterion, recipe, score=score, run=run, label=label)
