@@ -4,18 +4,24 @@ Axes: B pictures, H, W rows and columns.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cmf import fusion_losses as terms
-from cmf.studies.asked import Asked
+from cmf import runs, weights
+from cmf.encoders.clip import CLIP
+from cmf.methods.cmi_fusion import CMIFusion
+from cmf.studies import asked
+from cmf.studies.asked import Asked, Texts
+from cmf.studies.fusing import TRAINED
 from cmf.training import Recipe, Result, fit
 
 WEIGHTS = dict(intensity=1.0, gradient=5.0, similarity=0.5, information=0.5, difference=0.3, artefacts=5.0, asked=6.0,
                range=2.0, understood=0.1)
-RECIPE = Recipe(epochs=6, batch=8, lr=1.5e-3, weight_decay=0.01, warmup=0.05)
+RECIPE = Recipe(epochs=8, batch=8, lr=1.5e-3, weight_decay=0.01, warmup=0.05)
 
 
 @dataclass(frozen=True)
@@ -66,3 +72,29 @@ def train(network, data: Asked, held: Asked, recipe: Recipe = RECIPE, criterion:
         return -float(sum(criterion(model(batch), batch)["loss"] for batch in batches)) / len(batches)
 
     return fit(network, data, criterion, recipe, score=score, run=run, label=label)
+
+
+def ready(path: Path = TRAINED, simulated_pairs: int = 250, recipe: Recipe = RECIPE, rounds: int = 3,
+          run: Path | None = None) -> Result:
+    """Train the network of `python -m cmf fuse` on simulated and real training pairs and write its weights.
+
+    Args:
+        path: of the weights. simulated_pairs: how many. rounds: crops of each pair. run: folder of checkpoints.
+
+    Raises:
+        FileNotFoundError: real pairs are not here (what and where is said); nothing is trained without them.
+    """
+    train_set = asked.real() + asked.simulated(simulated_pairs, "train", recipe.seed)
+    held_set = asked.real(("roadscene", "tno"), "validation") + asked.simulated(24, "validation", recipe.seed)
+    encoder = CLIP("small", device="cpu", precision="float32")
+    data = Asked(train_set, Texts(encoder, "train", train_set.captions), rounds=rounds, seed=recipe.seed)
+    held = Asked(held_set, Texts(encoder, "validation", held_set.captions, each=60), seed=recipe.seed + 1)
+    runs.seed_everything(recipe.seed)
+    network = CMIFusion()
+    result = train(network, data, held, recipe, run=run)
+    weights.save(path, network, network.shape, text_encoder=encoder.fingerprint(), licence="MIT",
+                 data=f"{len(train_set) - simulated_pairs} real pairs ({', '.join(asked.REAL)}) and {simulated_pairs} "
+                      "simulated ones",
+                 epoch=str(result.best_epoch), validation_loss=f"{-result.best_score:.4f}",
+                 seconds=f"{result.seconds:.0f}")
+    return result
