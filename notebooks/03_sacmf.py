@@ -73,7 +73,7 @@ if simulated:
 # mutual information between the modalities. A token's weight is its relevance for the class minus its redundancy. The
 # loss is cross-entropy + similarity of the shared parts + mutual information of the scalars.
 #
-# The table of all arms over three seeds is a long result (`make results`); here seed 1 of three arms is trained again
+# The table of all arms over five seeds is a long result (`make results`); here seed 1 of three arms is trained again
 # and must agree with it.
 #
 # Temperature, loss weights and the share of withheld copies were chosen on the validation split of another world
