@@ -122,8 +122,8 @@ def multiply_adds(method: str, size: tuple[int, int]) -> int:
 def tensors(method: str, size: tuple[int, int]) -> int:
     """Bytes of all tensors that exist at a time in one forward pass at batch 1, at most.
 
-    Without weights and batch, and without what the operations themselves need for a while: memory is of this order,
-    or up to twice as much. The published network meets its sentences in pieces, as nothing else fits any machine.
+    Without weights and batch, and without what the operations themselves need for a while: a lower bound on memory,
+    which may be twice as much. The published network meets its sentences in pieces, where no gradient is asked for.
     Arguments and errors: as `multiply_adds`, but networks only.
     """
     if method not in NETWORKS:
