@@ -28,8 +28,8 @@ def test_counts_of_two_convolutions_by_hand(convolution):
 
 
 def test_tensors_that_are_gone_count_no_longer():
-    x = torch.zeros(100)
-    with cost._Living({x.untyped_storage()._cdata}) as living:
+    given = x = torch.zeros(100)
+    with cost._Living({given.untyped_storage()._cdata}) as living:
         for _ in range(5):
             x = x + 1
         view = x[:50]
