@@ -58,7 +58,7 @@ def visual_information(reference: Tensor, distorted: Tensor, noise: float = 2.0 
     """Visual information fidelity in the pixel domain (B,), above 1 where contrast is raised; differentiable.
 
     Four scales with Gaussian windows of 17, 9, 5 and 3, noise variance 2 on a scale of 0 to 255.
-    Source: Sheikh and Bovik, IEEE TIP 15 (2006) 430. Raises ValueError below 44 pixels.
+    Source: Sheikh and Bovik, IEEE TIP 15 (2006) 430. Raises ValueError below 41 pixels.
     """
     kept = carried = 0.0
     for scale in range(4):

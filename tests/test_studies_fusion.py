@@ -1,0 +1,129 @@
+"""Training of CMI-Fusion: its loss, and that the same network comes out twice."""
+
+from dataclasses import replace
+
+import pytest
+import small_asked as small
+import torch
+from small_asked import SIDE, pictures
+from small_fusion import SHAPE
+
+from cmf import weights
+from cmf.methods.cmi_fusion import CMIFusion
+from cmf.studies import asked, fusion
+from cmf.studies.asked import Asked, Texts
+from cmf.studies.fusion import WEIGHTS, Criterion
+from cmf.training import Recipe
+
+RECIPE = Recipe(epochs=3, batch=4, lr=5e-3, seed=0)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return small.encoder(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
+def texts(encoder):
+    return Texts(encoder, "train", pictures().captions, each=12)
+
+
+@pytest.fixture(scope="module")
+def data(texts):
+    return Asked(pictures(), texts, SIDE, rounds=4)
+
+
+def network(seed=0, **change):
+    torch.manual_seed(seed)
+    return CMIFusion(replace(SHAPE, **change))
+
+
+def untrained(data, **change):
+    batch = data.__getitems__(list(range(4)))
+    return network(**change).fit_text(data.texts.all())(batch), batch
+
+
+def test_the_terms_add_up(data):
+    outputs, batch = untrained(data)
+    found = Criterion()(outputs, batch)
+    assert set(found) == {"loss", *WEIGHTS}
+    torch.testing.assert_close(found["loss"], sum(WEIGHTS[name] * found[name] for name in WEIGHTS))
+    assert all(value.isfinite() and value.ndim == 0 for value in found.values())
+    assert found["range"] == 0 and found["loss"].requires_grad
+
+
+def test_a_weight_of_zero_leaves_a_term_out(data):
+    outputs, batch = untrained(data)
+    found = Criterion(WEIGHTS | dict(information=0.0, asked=0.0))(outputs, batch)
+    assert not {"information", "asked"} & set(found) and "gradient" in found
+    assert set(Criterion(dict(gradient=2.0))(outputs, batch)) == {"loss", "gradient"}
+
+
+def test_a_network_without_text_need_not_understand(data):
+    outputs, batch = untrained(data, text="none")
+    assert set(Criterion()(outputs, batch)) == {"loss", *WEIGHTS} - {"understood"}
+
+
+def test_an_unknown_term_is_refused():
+    with pytest.raises(ValueError, match=r"no loss term \['colour'\]; there are intensity, gradient, similarity"):
+        Criterion(dict(colour=1.0))
+
+
+def test_what_lies_beyond_white_costs(data):
+    outputs, batch = untrained(data)
+    outputs["unclamped"] = outputs["unclamped"] + 1
+    assert Criterion()(outputs, batch)["range"] > 0.3
+
+
+def test_where_heat_is_asked_for_the_sources_do_not_count(texts):
+    """Inside warm things the target of the sentence alone is compared, outside the sources alone."""
+    data = Asked(pictures(), texts, SIDE, rounds=2, shares=(1, 0, 0, 0))
+    outputs, batch = untrained(data)
+    batch["warm"] = (batch["warm"] > 0.5).float()
+    outputs["unclamped"] = batch["wanted"] * batch["warm"] + (1 - batch["warm"]) * torch.maximum(
+        batch["source_infrared"], batch["source_visible"])
+    found = Criterion()(outputs, batch)
+    assert found["asked"] == 0 and found["intensity"] == 0
+
+
+def test_a_few_epochs_lower_the_loss_and_two_runs_are_equal(data, texts):
+    held = Asked(pictures(2), texts, SIDE, seed=1)
+    results, fused = [], []
+    for _ in range(2):
+        net = network()
+        results.append(fusion.train(net, data, held, RECIPE))
+        with torch.no_grad():
+            fused.append(net(held.__getitems__([0, 1]))["fused"])
+    history = results[0].history
+    assert history.loss.iloc[-1] < 0.95 * history.loss.iloc[0] and results[0].best_score < 0
+    assert history.drop(columns="seconds").equals(results[1].history.drop(columns="seconds"))
+    assert torch.equal(*fused)
+    assert results[0].best_score == history.score.max()
+
+
+def test_training_takes_the_scale_of_the_sentences(data, texts):
+    net = network()
+    fusion.train(net, data, Asked(pictures(1), texts, SIDE), replace(RECIPE, epochs=1))
+    words = texts.all()
+    torch.testing.assert_close(net.words.centre, words["text"][words["text_mask"]].mean(0))
+
+
+def test_ready_weights_need_the_real_pairs(monkeypatch, tmp_path):
+    for name in ("CMF_DATA", "CMF_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="infrared_visible(.|\n)*obtain"):
+        fusion.ready(tmp_path / "w.safetensors")
+    assert not list(tmp_path.rglob("*.safetensors")), "nothing is trained without them"
+
+
+def test_ready_weights_say_what_they_are(monkeypatch, tmp_path, encoder):
+    monkeypatch.setattr(asked, "real", lambda *names: pictures(2, 136, 140))
+    monkeypatch.setattr(asked, "simulated", lambda n, split, seed: pictures(n, 136, 140))
+    monkeypatch.setattr(fusion, "CLIP", lambda *arguments, **options: encoder)
+    monkeypatch.setattr(fusion, "CMIFusion", network)
+    result = fusion.ready(tmp_path / "w.safetensors", simulated_pairs=1, rounds=1,
+                          recipe=replace(RECIPE, epochs=1, batch=2))
+    facts = weights.facts(tmp_path / "w.safetensors")
+    assert facts["architecture"] == "CMIFusion" and facts["text_encoder"] == encoder.fingerprint()
+    assert facts["data"].startswith("2 real pairs (roadscene, msrs, tno") and "and 1 simulated" in facts["data"]
+    assert float(facts["validation_loss"]) == pytest.approx(-result.best_score, abs=1e-4)
