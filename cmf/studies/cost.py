@@ -16,6 +16,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +42,14 @@ COLUMNS = ("method", "input", "parameters", "multiply_adds", "seconds", "seconds
            "from_size")
 
 
+def _shape() -> cmi_fusion.Shape:
+    """The shape of the trained CMI-Fusion, or the default where there are no weights of it."""
+    path = TRAINED / "cmi_fusion.safetensors"
+    return cmi_fusion.Shape(**weights.facts(path)["config"]) if path.is_file() else cmi_fusion.Shape()
+
+
 def _fusion(size):
-    shape = cmi_fusion.Shape()
-    if (TRAINED / "cmi_fusion.safetensors").is_file():
-        shape = cmi_fusion.Shape(**weights.facts(TRAINED / "cmi_fusion.safetensors")["config"])
+    shape = _shape()
     return cmi_fusion.CMIFusion(shape), _pictures(size) | dict(
         text=torch.rand(1, WORDS, shape.text_width), text_mask=torch.ones(1, WORDS, dtype=torch.bool))
 
@@ -215,8 +220,9 @@ def table(sizes: Sequence[tuple[int, int]] = SIZES, threads: int = 1, methods: S
 
     for method in methods:
         _check(method)
-    found = runs.cached("cost", compute, code=[_rows, _built, main], parameters=dict(
-        sizes=[list(size) for size in sizes], threads=threads, methods=list(methods), most=most, device=processor()))
+    found = runs.cached("cost", compute, parameters=dict(
+        sizes=[list(size) for size in sizes], threads=threads, methods=list(methods), most=most, device=processor(),
+        shape=asdict(_shape())))
     return found["table"].assign(device=processor(), threads=threads)
 
 
