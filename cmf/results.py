@@ -9,7 +9,7 @@ from dataclasses import asdict
 import torch
 
 from cmf import runs
-from cmf.studies import anomaly, collected, deepspace, explained, scenes
+from cmf.studies import anomaly, collected, deepspace, explained, fusion_arms, scenes
 from cmf.studies.footage import Encoders
 
 WORLD = 1            # settings were chosen on world 0, of which nothing is reported
@@ -65,9 +65,27 @@ def cmaf_surveillance() -> None:
     collected.train_bundle(world=WORLD, seed=SEEDS[0])
 
 
+def cmi_arms() -> None:
+    """All arms of CMI-Fusion on simulated pairs, three seeds: results/cmi_arms.csv, a row an arm, seed and test pair."""
+    some = fusion_arms.sets(seed=WORLD)
+    table = fusion_arms.arms(fusion_arms.ARMS, some, SEEDS[:3])
+    once = table.drop_duplicates(["arm", "seed"])
+    runs.write_result("cmi_arms", table.drop(columns="seconds").round(4), profile="demo", pairs=fusion_arms.PAIRS,
+                      training_seconds=round(float(once.seconds.sum())), training=asdict(fusion_arms.RECIPE))
+
+
+def cmi_controls() -> None:
+    """CMI-Fusion of the same seeds when other sentences are told: results/cmi_controls.csv."""
+    some = fusion_arms.sets(seed=WORLD)
+    models = {seed: fusion_arms.trained("CMI-Fusion", some, seed)[0] for seed in SEEDS[:3]}
+    table = fusion_arms.controls(models, some, seed=WORLD)
+    runs.write_result("cmi_controls", table.round(4), profile="demo", pairs=fusion_arms.PAIRS)
+
+
 RESULTS = {"demo": {"deepspace_classifier": deepspace_classifier, "deepspace_arms": deepspace_arms,
                     "cmaf_arms": cmaf_arms, "cmaf_controls": cmaf_controls,
-                    "cmaf_scores": cmaf_scores, "cmaf_surveillance": cmaf_surveillance}}
+                    "cmaf_scores": cmaf_scores, "cmaf_surveillance": cmaf_surveillance,
+                    "cmi_arms": cmi_arms, "cmi_controls": cmi_controls}}
 
 
 def main(argv=None) -> None:
