@@ -66,7 +66,7 @@ def cmaf_surveillance() -> None:
 
 
 def cmi_arms() -> None:
-    """All arms of CMI-Fusion on simulated pairs, three seeds: results/cmi_arms.csv, a row an arm, seed and test pair."""
+    """All arms of CMI-Fusion, three seeds, a row an arm, seed and test pair: results/cmi_arms.csv."""
     some = fusion_arms.sets(seed=WORLD)
     table = fusion_arms.arms(fusion_arms.ARMS, some, SEEDS[:3])
     once = table.drop_duplicates(["arm", "seed"])
