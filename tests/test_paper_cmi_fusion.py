@@ -332,3 +332,13 @@ def test_what_is_said_of_other_toolboxes(torch):
     mean = evaluate(infrared, visible, infrared / 2 + visible / 2, names=("PSNR",))["PSNR"]
     for other in (np.maximum(infrared, visible), infrared, fused):
         assert evaluate(infrared, visible, np.float64(other), names=("PSNR",))["PSNR"] < mean
+
+
+def test_most_words_of_the_families_are_spelt():
+    from cmf.encoders.clip import CLIP
+    from cmf.simulate import prompts
+
+    tokenizer = CLIP("small", device="cpu", precision="float32").tokenizer
+    known = [len(tokenizer.tokenize(word)) == 1 for word in prompts.words()]
+    assert 0 < sum(known) < len(known) / 2
+    assert tokenizer.tokenize("heat") == ["h", "##e", "##a", "##t"]
