@@ -17,10 +17,10 @@
 # **Question.** Two registered pictures, visible and infrared, are fused to one. Does a sentence change it where and as
 # it asks, and what is the picture worth beside mean, maximum and a Laplacian pyramid?
 #
-# **Answer.** It follows: between a sentence that asks for heat and one that asks for visible texture, warm bodies change
-# by more than 8 grey levels, in the asked direction. Without a sentence it keeps more visual information of both than
-# mean and pyramid do, with fewer invented edges than the pyramid; the maximum, which takes no time, remains hard to beat
-# on VIF and Qabf.
+# **Answer.** It follows: between a sentence that asks for heat and one that asks for visible texture, warm bodies
+# change by more than 8 grey levels, in the asked direction. Without a sentence it keeps more visual information of both
+# than mean and pyramid do, with fewer invented edges than the pyramid; the maximum, which takes no time, remains hard
+# to beat on VIF and Qabf.
 #
 # A minute and a half on one CPU core; no GPU, no download. Real pairs (profile `real`) need `CMF_DATA` and ten minutes.
 
