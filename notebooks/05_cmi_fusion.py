@@ -256,7 +256,7 @@ if simulated:
     k = 2
     visible, infrared, warm = few.visible[k], few.infrared[k], few.warm[k]
     words, seen = fused.attention(fuser, visible.luma, infrared.luma, answers[0].sentence)
-    inside = warm[2::4, 2::4][:seen.shape[1], :seen.shape[2]]
+    inside = warm[::4, ::4]
     told = pd.DataFrame(dict(word=words, inside=seen[:, inside].mean(1), outside=seen[:, ~inside].mean(1)))
     apart = 0.5 * (told.inside - told.outside).abs().sum()
     print(told.round(3).to_string(index=False))

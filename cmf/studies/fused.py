@@ -244,7 +244,8 @@ def attention(fuser, visible: np.ndarray, infrared: np.ndarray, sentence: str) -
         visible, infrared: (H, W) luma in [0, 1], at once through the network. sentence: one word or more.
 
     Returns:
-        words (1 + L), and attention (1 + L, h, w), the mean over the heads, adding up to 1 at each pixel.
+        words (1 + L), and attention (1 + L, h, w) at a quarter of the size, rounded up: the mean over the heads, adding
+        up to 1 at each pixel.
 
     Raises:
         ValueError: a sentence without words.
@@ -259,7 +260,8 @@ def attention(fuser, visible: np.ndarray, infrared: np.ndarray, sentence: str) -
     pieces = fuser.encoder.tokenizer.convert_ids_to_tokens(ids[mask].tolist())
     one = lambda x: torch.from_numpy(np.array(x, np.float32))[None, None].to(fuser.device)
     seen = fuser.network(dict(visible=one(visible), infrared=one(infrared), **told))["attention"][0]
-    seen = seen.mean(0).float().cpu().numpy()                                          # (h, w, 1 + L)
+    seen = seen.mean(0).float().cpu().numpy()                                          # (h', w', 1 + L), with borders
+    seen = seen[:-(-visible.shape[0] // 4), :-(-visible.shape[1] // 4)]                # (h, w, 1 + L)
     null, own = seen[..., :1], seen[..., 1:][..., mask.numpy()]
     words, _, share = join_pieces(pieces, np.zeros(len(pieces), int), own)             # (h, w, L')
     return ("(null)", *words), np.moveaxis(np.concatenate([null, share], -1), -1, 0)
