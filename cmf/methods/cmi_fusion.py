@@ -2,10 +2,15 @@
 
 Two registered grey pictures pass through stems with dual attention at 1/2, 1/4 and 1/8 of their size. At the two
 coarser sizes every pixel attends the words of the prompt, or a null word, after the words have looked at the
-picture; the whole prompt acts by an affine map of the channels. A decoder returns to full size and gives, for
-every pixel, the share of the visible picture and a bounded residual: f = w v + (1 - w) u + r. `CMIFusion` is the
-corrected method; `PublishedCMIFusion` keeps the published arithmetic as an arm, in which a prompt is one token
-and so adds one constant vector to all pixels.
+picture; the whole prompt acts by an affine map of the channels. A decoder returns to full size and says, for
+every pixel and each of six bands of detail, from which source the band is taken and how strong it is:
+
+    f = m + sum_k g_k (s_k v_k + (1 - s_k) u_k) + r,    v = m + sum_k v_k,    u = m + sum_k u_k,
+
+with 0 < g_k < 2 and 0 < s_k < 1. v_k and u_k are the bands of the visible and the infrared picture, m is the mean of
+both pictures and r a bounded residual, so that what is drawn comes from the sources. The network starts as the
+classical rule, the livelier band at every pixel, and learns the rest. `cmf.methods.cmi_fusion_published` keeps the
+published arithmetic as an arm, in which a prompt is one token and so adds one constant vector to all pixels.
 
 Source: Li et al., Signal Processing 237 (2025) 110073, as far as its released code states it.
 
@@ -20,8 +25,10 @@ from torch.nn import functional as F
 
 from cmf.blocks.attention import Attention, Block
 
-MULTIPLE = 8                     # rows and columns are padded to a multiple of this inside
+MULTIPLE = 32                    # rows and columns are padded to a multiple of this inside
 KINDS = ("visible", "infrared")
+BANDS = 6                        # of detail: below 2, 4, 8, 16 and 32 pixels, and the rest
+SCALE = 4.0                      # brings the bands, as the head sees them, to about unit size
 
 
 @dataclass(frozen=True)
@@ -30,14 +37,14 @@ class Shape:
 
     text_width: int = 128                        # D of the text encoder's token states
     channels: tuple[int, int, int] = (24, 48, 64)  # at 1/2, 1/4 and 1/8 of the size
-    shallow: int = 8                             # channels at full size
+    full: int = 16                               # channels at full size
     width: int = 48                              # d, of the words and the interaction
     heads: int = 4
     text: str = "tokens"                         # tokens | single: one vector a prompt | none
     attention: bool = True                       # the dual attention of the stems
     film: bool = True                            # the affine map of the channels by the whole prompt
     families: int = 5                            # kinds of prompts that it tells apart
-    residual: float = 0.3                        # largest change beyond a mean of the sources
+    residual: float = 0.3                        # largest change beyond the bands of the sources
 
     def __post_init__(self):
         if self.text not in ("tokens", "single", "none"):
@@ -53,10 +60,10 @@ class CMIFusion(nn.Module):
     A batch is a dict: visible, infrared (B, 1, H, W) in [0, 1], H and W at least 1; text (B, L, D) states of the
     words, text_mask (B, L) bool, True where a word exists (none is allowed: the empty prompt).
 
-    The outputs, a dict: fused (B, 1, H, W) in [0, 1]; weight (B, 1, H, W), the share w of the visible; residual
-    (B, 1, H, W); attention (B, heads, h, w, 1 + L) of the pixels at 1/4 of the size on the null word and the
-    words; understood (B, families), logits of what the prompt asks for; scene, what the network took from the whole
-    picture.
+    The outputs, a dict: fused (B, 1, H, W) in [0, 1], and unclamped, before the cut to that range; weight (B, 1, H, W),
+    the share of the visible, mean over the bands; residual (B, 1, H, W); attention (B, heads, h, w, 1 + L) of the
+    pixels at 1/4 of the size on the null word and the words; understood (B, families), logits of what the prompt asks
+    for; scene, what the network took from the whole picture.
 
     A large picture is fused in tiles with the `scene` of a reduced copy of the whole, so that all tiles see one
     scene: `network(tile, scene=network(small)["scene"])`.
@@ -67,7 +74,6 @@ class CMIFusion(nn.Module):
         self.shape = shape
         c1, c2, c3 = shape.channels
         per_kind = lambda make: nn.ModuleDict({kind: make() for kind in KINDS})
-        self.shallow = per_kind(lambda: conv(1, shape.shallow))
         self.stem = per_kind(lambda: nn.Sequential(nn.PixelUnshuffle(2), conv(4, c1), nn.LeakyReLU(0.1)))
         unit = lambda c: DualAttention(c) if shape.attention else Plain(c)
         self.at_half = per_kind(lambda: unit(c1))
@@ -83,10 +89,12 @@ class CMIFusion(nn.Module):
         told = self.words is not None and shape.film
         self.film = nn.ModuleList(Film(shape.width, c) for c in (c2, c1)) if told else None
         self.understood = nn.Linear(shape.width, shape.families) if self.words else None
-        self.full = nn.Sequential(conv(c1, 4 * shape.shallow), nn.PixelShuffle(2))
-        self.head = nn.Sequential(conv(3 * shape.shallow + 2, 2 * shape.shallow), nn.LeakyReLU(0.1),
-                                  conv(2 * shape.shallow, 2))
-        nn.init.zeros_(self.head[-1].weight)         # the untrained network gives the mean of the sources
+        self.full = nn.Sequential(conv(c1, 2 * shape.full), nn.PixelShuffle(2))
+        self.head = nn.Sequential(conv(shape.full // 2 + 4 * BANDS, shape.full), nn.LeakyReLU(0.1),
+                                  conv(shape.full, shape.full), nn.LeakyReLU(0.1),
+                                  nn.Conv2d(shape.full, 2 * BANDS + 1, 1))
+        self.rule = nn.Parameter(torch.tensor([4.0] * (BANDS - 1) + [0.0]))
+        nn.init.zeros_(self.head[-1].weight)         # untrained: the stronger detail of both, on the mean of the rest
         nn.init.zeros_(self.head[-1].bias)
 
     def fit_text(self, batch: dict[str, Tensor]) -> "CMIFusion":
@@ -117,11 +125,16 @@ class CMIFusion(nn.Module):
             y = F.interpolate(self.up[k](y), skip.shape[-2:], mode="bilinear", align_corners=False)
             y = self.merge[k](torch.cat([y, skip], 1))
             y = self.film[k](y, whole) if self.film is not None else y
-        sources = [x[kind] for kind in KINDS] + [self.shallow[kind](x[kind]) for kind in KINDS]
-        logit, residual = self.head(torch.cat([self.full(y), *sources], 1)).chunk(2, 1)   # (B, 1, H', W') each
-        weight = logit.sigmoid()
+        middle = scene(lambda: 0.5 * sum(x[kind].mean((2, 3), True) for kind in KINDS))   # m, (B, 1, 1, 1)
+        parts = {kind: bands(x[kind] - middle) for kind in KINDS}             # (B, 6, H', W') each
+        around = [f(SCALE * parts[kind]) for kind in KINDS for f in (torch.clone, torch.abs)]
+        share, gain, residual = self.head(torch.cat([self.full(y), *around], 1)).split([BANDS, BANDS, 1], 1)
+        rule = self.rule[:, None, None] * activity(parts["visible"], parts["infrared"])
+        share, gain = (share + rule).sigmoid(), 2 * gain.sigmoid()                     # (B, 6, H', W') each
+        mixed = share * parts["visible"] + (1 - share) * parts["infrared"]
         residual = self.shape.residual * residual.tanh()
-        fused = weight * x["visible"] + (1 - weight) * x["infrared"] + residual
+        fused = middle + (gain * mixed).sum(1, True) + residual
+        weight = share.mean(1, True)
         crop = lambda t: t[..., :size[0], :size[1]]
         return dict(fused=crop(fused).clamp(0, 1), unclamped=crop(fused), weight=crop(weight),
                     residual=crop(residual), attention=seen, scene=scene,
@@ -158,6 +171,25 @@ def padded(x: Tensor) -> Tensor:
     """x (B, 1, H, W) with its last rows and columns repeated up to a multiple of `MULTIPLE`."""
     h, w = x.shape[-2:]
     return F.pad(x, (0, -w % MULTIPLE, 0, -h % MULTIPLE), mode="replicate")
+
+
+def bands(x: Tensor) -> Tensor:
+    """x (B, 1, H, W) as six pictures (B, 6, H, W) of finer to coarser detail, of which it is the sum.
+
+    Differences of means over 2 x 2, 4 x 4, ... 32 x 32 pixels, brought back to full size bilinearly.
+    """
+    smooth = [x]
+    for k in range(1, BANDS):
+        small = F.avg_pool2d(x, 2 ** k)
+        smooth.append(F.interpolate(small, x.shape[-2:], mode="bilinear", align_corners=False))
+    fine = [a - b for a, b in zip(smooth[:-1], smooth[1:], strict=True)]
+    return torch.cat([*fine, smooth[-1]], 1)
+
+
+def activity(v: Tensor, u: Tensor) -> Tensor:
+    """Which source is livelier, in [-1, 1], of bands (B, 6, H, W): (|v| - |u|) / (|v| + |u|), means over 3 x 3."""
+    v, u = (F.avg_pool2d(F.pad(x.abs(), (1, 1, 1, 1), mode="replicate"), 3, 1) for x in (v, u))
+    return (v - u) / (v + u + 1e-3)
 
 
 def run(stage: nn.Module, x: Tensor, scene: Scene) -> Tensor:

@@ -3,7 +3,7 @@
 Axes: B pictures, H, W rows and columns.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,9 +19,9 @@ from cmf.studies.asked import Asked, Texts
 from cmf.studies.fusing import TRAINED
 from cmf.training import Recipe, Result, fit
 
-WEIGHTS = dict(intensity=1.0, gradient=5.0, similarity=0.5, information=0.5, difference=0.3, artefacts=5.0, asked=6.0,
-               range=2.0, understood=0.1)
-RECIPE = Recipe(epochs=8, batch=8, lr=1.5e-3, weight_decay=0.01, warmup=0.05)
+WEIGHTS = dict(intensity=1.0, gradient=5.0, similarity=0.5, information=1.0, difference=0.3, artefacts=8.0, asked=2.0,
+               calm=2.0, range=2.0, understood=0.1)
+RECIPE = Recipe(epochs=8, batch=8, lr=2.5e-3, weight_decay=0.01, warmup=0.05)
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,12 @@ class Criterion:
     intensity: distance from the pixelwise maximum of the sources, outside what is asked for; gradient: from the longer
     gradient; similarity: 1 - SSIM; information: 1 - visual information fidelity, the mean over both sources;
     difference: 1 - half the sum of correlations of differences; artefacts: edges no source has; asked: distance from
-    the target of the sentence, inside warm things; range: what lies outside [0, 1]; understood: cross-entropy of the
-    family that the sentence belongs to.
+    the target of the sentence, inside warm things; calm: outside them, distance from what the same network gives
+    without a sentence; range: what lies outside [0, 1]; understood: cross-entropy of the family of the sentence.
     """
 
     weights: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+    network: torch.nn.Module | None = None       # that is trained; without it nothing is calm
 
     def __post_init__(self):
         unknown = set(self.weights) - set(WEIGHTS)
@@ -53,17 +54,29 @@ class Criterion:
             difference=lambda: 1 - 0.5 * terms.difference_correlation(f, a, b).mean(),
             artefacts=lambda: terms.artefacts(f, a, b),
             asked=lambda: terms.intensity(f, batch["wanted"], warm),
+            calm=lambda: self._calm(f, batch),
             range=lambda: (f - f.clamp(0, 1)).abs().mean(),
             understood=lambda: F.cross_entropy(outputs["understood"], batch["family"]))
         left_out = {"understood"} if outputs.get("understood") is None else set()
+        if self.network is None or not warm.any() or outputs.get("understood") is None:
+            left_out |= {"calm"}
         found = {name: made[name]() for name, weight in self.weights.items() if weight and name not in left_out}
+        found |= {name: f.new_zeros(()) for name in left_out & set(self.weights)}
         return dict(loss=sum(self.weights[name] * value for name, value in found.items())) | found
+
+    def _calm(self, f: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        told = batch["warm"].amax((1, 2, 3)) > 0                                       # (B,)
+        silent = {k: batch[k][told] for k in ("visible", "infrared", "text", "pooled")}
+        silent["text_mask"] = torch.zeros_like(batch["text_mask"][told])
+        with torch.no_grad():
+            still = self.network(silent)["unclamped"]
+        return terms.intensity(f[told], still, 1 - batch["warm"][told])
 
 
 def train(network, data: Asked, held: Asked, recipe: Recipe = RECIPE, criterion: Criterion | None = None,
           run=None, label: str = "CMI-Fusion") -> Result:
     """Train a network; the epoch of the least loss on `held` counts."""
-    criterion = criterion or Criterion()
+    criterion = replace(criterion or Criterion(), network=network)
     network.fit_text(data.texts.all())
     batches = [held.__getitems__(list(range(k, min(k + 8, len(held))))) for k in range(0, len(held), 8)]
 
@@ -74,7 +87,7 @@ def train(network, data: Asked, held: Asked, recipe: Recipe = RECIPE, criterion:
     return fit(network, data, criterion, recipe, score=score, run=run, label=label)
 
 
-def ready(path: Path = TRAINED, simulated_pairs: int = 250, recipe: Recipe = RECIPE, rounds: int = 3,
+def ready(path: Path = TRAINED, simulated_pairs: int = 250, recipe: Recipe = RECIPE, rounds: int = 2,
           run: Path | None = None) -> Result:
     """Train the network of `python -m cmf fuse` on simulated and real training pairs and write its weights.
 
