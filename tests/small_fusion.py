@@ -10,7 +10,7 @@ from cmf.encoders.clip import CLIP
 from cmf.methods.cmi_fusion import CMIFusion, Shape
 from cmf.studies.fusing import Fuser
 
-SHAPE = Shape(text_width=16, channels=(8, 8, 8), shallow=4, width=8, heads=2)
+SHAPE = Shape(text_width=16, channels=(8, 8, 8), full=8, width=8, heads=2)
 
 
 def network(seed=0):
@@ -18,7 +18,7 @@ def network(seed=0):
     torch.manual_seed(seed)
     net = CMIFusion(SHAPE)
     for name, value in net.named_parameters():
-        if name.startswith("head.2") or ".out." in name or ".film." in name:
+        if name.startswith("head.4") or ".out." in name or ".film." in name:
             torch.nn.init.normal_(value, std=0.3)
     return net.eval()
 

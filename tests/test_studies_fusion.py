@@ -49,7 +49,7 @@ def test_the_terms_add_up(data):
     assert set(found) == {"loss", *WEIGHTS}
     torch.testing.assert_close(found["loss"], sum(WEIGHTS[name] * found[name] for name in WEIGHTS))
     assert all(value.isfinite() and value.ndim == 0 for value in found.values())
-    assert found["range"] == 0 and found["loss"].requires_grad
+    assert found["loss"].requires_grad and found["calm"] == 0, "without the network nothing is calm"
 
 
 def test_a_weight_of_zero_leaves_a_term_out(data):
@@ -61,7 +61,8 @@ def test_a_weight_of_zero_leaves_a_term_out(data):
 
 def test_a_network_without_text_need_not_understand(data):
     outputs, batch = untrained(data, text="none")
-    assert set(Criterion()(outputs, batch)) == {"loss", *WEIGHTS} - {"understood"}
+    found = Criterion(network=network(text="none"))(outputs, batch)
+    assert found["understood"] == found["calm"] == 0 and set(found) == {"loss", *WEIGHTS}
 
 
 def test_an_unknown_term_is_refused():
@@ -84,6 +85,24 @@ def test_where_heat_is_asked_for_the_sources_do_not_count(texts):
         batch["source_infrared"], batch["source_visible"])
     found = Criterion()(outputs, batch)
     assert found["asked"] == 0 and found["intensity"] == 0
+
+
+def test_outside_warm_things_a_sentence_is_to_change_nothing(texts):
+    """Calm is the distance there from what the same network gives without a sentence."""
+    data = Asked(pictures(), texts, SIDE, rounds=2, shares=(1, 0, 0, 0))
+    batch, net = data.__getitems__([0, 1, 2, 3]), network()
+    for name, value in net.named_parameters():
+        if name.startswith("head.4") or ".film." in name:
+            torch.nn.init.normal_(value, std=0.3, generator=torch.Generator().manual_seed(1))
+    outputs = net(batch)
+    silent = net(batch | dict(text_mask=torch.zeros_like(batch["text_mask"])))["unclamped"]
+    cold = 1 - batch["warm"]
+    expected = (cold * (outputs["unclamped"] - silent).abs()).sum() / cold.sum()
+    found = Criterion(network=net)(outputs, batch)["calm"]
+    torch.testing.assert_close(found, expected)
+    assert found > 1e-4 and Criterion(network=net)(dict(outputs, unclamped=silent), batch)["calm"] < 1e-6
+    batch["warm"] = torch.zeros_like(batch["warm"])
+    assert Criterion(network=net)(outputs, batch)["calm"] == 0, "nothing is asked for"
 
 
 def test_a_few_epochs_lower_the_loss_and_two_runs_are_equal(data, texts):
