@@ -17,7 +17,7 @@ SHORT = Recipe(epochs=1, batch=4, lr=2e-3)
 @pytest.fixture(scope="module")
 def some(tmp_path_factory):
     encoder = small.encoder(tmp_path_factory.mktemp("encoder"))
-    return study.sets(train=4, validation=2, test=6, seed=3, size=(56, 72), rounds=1, encoder=encoder)
+    return study.sets(train=4, validation=2, test=6, seed=3, size=(64, 80), rounds=1, encoder=encoder)
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +57,7 @@ def test_an_arm_lacks_what_its_name_says(some):
     assert network["without SSIM"][1].weights["similarity"] == 0 < network["CMI-Fusion"][1].weights["similarity"]
     assert network["without visual information"][1].weights["information"] == 0
     assert network["without difference correlation"][1].weights["difference"] == 0
+    assert network["without calm"][1].weights["calm"] == 0
     batch = study.silenced(some.train).__getitems__([0, 1, 2, 3])
     assert not batch["text_mask"].any() and torch.equal(batch["pooled"][0], batch["pooled"][3])
     assert torch.equal(batch["visible"], some.train.__getitems__([0, 1, 2, 3])["visible"])

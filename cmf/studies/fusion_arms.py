@@ -28,11 +28,11 @@ from cmf.studies.measured import measure_arrays
 from cmf.training import Recipe, parameters
 
 PAIRS = dict(train=200, validation=24, test=60)
-SIZE, CROP, ROUNDS = (96, 128), 48, 4      # of pictures and crops, pixels; crops of each pair
+SIZE, CROP, ROUNDS = (96, 128), 64, 4      # of pictures and crops, pixels; crops of each pair
 SHARES = (0.25, 0.25, 0.06, 0.06)          # of samples that ask for heat, texture, brighten, denoise
-SHAPE = dict(channels=(16, 32, 48), shallow=8, width=32)                 # half of CMI-Fusion's work a pixel
-PUBLISHED = dict(shallow=8, width=24, decoder=(16, 8, 8), heads=4)       # twice that, 1/400 of the published one's
-RECIPE = Recipe(epochs=6, batch=8, lr=2e-3, weight_decay=0.01, warmup=0.2, clip=0.5)    # at 3e-3 some runs collapse
+SHAPE = dict(channels=(16, 32, 48), full=12, width=32)                   # half of CMI-Fusion's work a pixel
+PUBLISHED = dict(shallow=8, width=24, decoder=(16, 8, 8), heads=4)       # twice that
+RECIPE = Recipe(epochs=4, batch=8, lr=2.5e-3, weight_decay=0.01, warmup=0.1, clip=0.5)
 MEASURES = ("EN", "SD", "SF", "AG", "MI", "SCD", "VIF", "Qabf", "Nabf", "SSIM")
 LEAST = 30         # pixels of warm things in a picture, for the response inside them to be counted
 CLEAR = 8          # grey levels: a response that one sees
@@ -60,6 +60,7 @@ ARMS: dict[str, Arm] = {
     "without visual information": Arm(weights=dict(information=0.0)),
     "without difference correlation": Arm(weights=dict(difference=0.0)),
     "without SSIM": Arm(weights=dict(similarity=0.0)),
+    "without calm": Arm(weights=dict(calm=0.0)),
     "as published": Arm(published=True),
 }
 
