@@ -150,7 +150,7 @@ def test_eq_cmi_attend(torch):
         each.append(every[-1] @ v[..., own])
     assert torch.equal(mask, m > 0)
     assert torch.allclose(out["attention"].flatten(2, 3), torch.stack(every, 1), atol=1e-6)
-    read = step.out(layer.out(torch.cat(each, -1)).mT.unflatten(2, (6, 8)))
+    read = step.out(layer.out(torch.cat(each, -1)).mT.unflatten(2, (8, 8)))
     assert torch.allclose(kept["film"][0][0], kept["step"][0][0] + read, atol=1e-5)
 
 
@@ -173,16 +173,47 @@ def test_eq_cmi_choice(torch):
     assert torch.allclose(kept["choice"][1], expected, atol=1e-6)
 
 
-def test_eq_cmi_output(torch):
-    from cmf.methods.cmi_fusion import CMIFusion, Shape
+def cut(torch, x):
+    """Six bands (B, 6, H, W) of x (B, 1, H, W) as printed."""
+    levels = [x]
+    for k in range(1, 6):
+        blocks = x.unflatten(2, (-1, 2**k)).unflatten(4, (-1, 2**k)).mean((3, 5))             # (B, 1, H / 2^k, ...)
+        levels.append(torch.nn.functional.interpolate(blocks, x.shape[-2:], mode="bilinear"))
+    levels.append(torch.zeros_like(x))
+    return torch.cat([levels[k] - levels[k + 1] for k in range(6)], 1)
 
-    _, batch, out, kept = corrected(torch)
-    omega, rho = kept["head"][1].chunk(2, 1)
-    w = 1 / (1 + (-omega).exp())
-    f = w * batch["visible"] + (1 - w) * batch["infrared"] + 0.3 * rho.tanh()
-    assert torch.allclose(out["unclamped"], f, atol=1e-6) and torch.allclose(out["weight"], w, atol=1e-6)
-    untrained = CMIFusion(Shape(text_width=16))(batch)["fused"]
-    assert torch.equal(untrained, 0.5 * batch["visible"] + 0.5 * batch["infrared"])
+
+def livelier(torch, v, u):
+    mean = lambda x: torch.nn.functional.avg_pool2d(torch.nn.functional.pad(x.abs(), (1,) * 4, mode="replicate"), 3, 1)
+    return (mean(v) - mean(u)) / (mean(v) + mean(u) + 1e-3)
+
+
+def test_eq_cmi_bands(torch):
+    from cmf.methods.cmi_fusion import bands
+
+    x = torch.rand(2, 1, 64, 96, generator=torch.Generator().manual_seed(0)) - 0.5
+    assert torch.allclose(bands(x), cut(torch, x), atol=1e-5) and torch.allclose(bands(x).sum(1, True), x, atol=1e-5)
+
+
+def test_eq_cmi_rule(torch):
+    from cmf.methods.cmi_fusion import CMIFusion, Shape, activity
+
+    v, u = (cut(torch, torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(k)) - 0.5) for k in range(2))
+    assert torch.allclose(activity(v, u), livelier(torch, v, u), atol=1e-6)
+    assert CMIFusion(Shape()).rule.tolist() == [4.0] * 5 + [0.0]
+
+
+def test_eq_cmi_output(torch):
+    network, batch, out, kept = corrected(torch)
+    x = [torch.nn.functional.pad(batch[kind], (0, 0, 0, 8), mode="replicate") for kind in KINDS]
+    m = 0.5 * sum(picture.mean((2, 3), True) for picture in x)
+    v, u = (cut(torch, picture - m) for picture in x)
+    omega, gamma, rho = kept["head"][1].split([6, 6, 1], 1)
+    s = 1 / (1 + (-omega - network.rule[:, None, None] * livelier(torch, v, u)).exp())
+    g = 2 / (1 + (-gamma).exp())
+    f = m + (g * (s * v + (1 - s) * u)).sum(1, True) + 0.3 * rho.tanh()
+    assert torch.allclose(out["unclamped"], f[..., :24, :], atol=1e-5)
+    assert torch.allclose(out["weight"], s.mean(1, True)[..., :24, :], atol=1e-5)
 
 
 def pictures(torch, n=2, side=48):
@@ -293,13 +324,26 @@ def test_eq_cmi_asked(torch):
         assert torch.equal(made._one(0, plain[0], plain[1], torch.ones(1, 8, 8))["wanted"], expected)
 
 
+def test_eq_cmi_calm(torch):
+    from cmf.studies.fusion import Criterion
+
+    _, outputs, batch, (_, _, f, m) = criterion(torch)
+    still = 0.7 * f
+    batch |= dict(visible=f, infrared=f, text=f, pooled=f, text_mask=torch.ones(2, 3) > 0)
+    asked = []
+    silent = lambda given: asked.append(given["text_mask"].any().item()) or dict(unclamped=still)
+    found = Criterion(network=silent)(outputs, batch)["calm"]
+    assert torch.isclose(found, ((1 - m) * (f - still).abs()).mean() / (1 - m).mean()) and asked == [False]
+
+
 def test_eq_cmi_loss(torch):
     found, outputs, batch, (_, _, f, _) = criterion(torch)
     out = torch.where(f > 1, f - 1, torch.where(f < 0, -f, 0.0)).mean()
     family = -outputs["understood"].log_softmax(1)[torch.arange(2), batch["family"]].mean()
     assert torch.isclose(found["range"], out) and torch.isclose(found["understood"], family) and out > 0
-    total = (found["intensity"] + 5 * found["gradient"] + 5 * found["artefacts"] + found["similarity"] / 2
-             + found["information"] / 2 + 0.3 * found["difference"] + 6 * found["asked"] + 2 * out + 0.1 * family)
+    total = (found["intensity"] + 5 * found["gradient"] + 8 * found["artefacts"] + found["similarity"] / 2
+             + found["information"] + 0.3 * found["difference"] + 2 * found["asked"] + 2 * found["calm"] + 2 * out
+             + 0.1 * family)
     assert torch.isclose(found["loss"], total)
 
 
