@@ -119,7 +119,7 @@ def test_no_seam_with_the_project_s_own_weights():
 
 
 def test_any_module_may_be_the_network(tmp_path):
-    fuser, (visible, infrared) = small.fuser(tmp_path, Blur()), small.pair(272, 528)
+    fuser, (visible, infrared) = small.fuser(tmp_path, Blur()), small.pair(288, 544)
     whole, tiled = (fuser.fuse(visible, infrared, memory=memory) for memory in (fusing.MEMORY, 64 * MIB))
     assert np.allclose(whole.luma, tiled.luma, atol=1e-6) and np.allclose(tiled.weight, 0.5, atol=1e-6)
 
