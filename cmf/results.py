@@ -9,7 +9,7 @@ from dataclasses import asdict
 import torch
 
 from cmf import runs
-from cmf.studies import anomaly, collected, deepspace, explained, fusion_arms, scenes
+from cmf.studies import anomaly, collected, deepspace, explained, fusion, fusion_arms, scenes
 from cmf.studies.footage import Encoders
 
 WORLD = 1            # settings were chosen on world 0, of which nothing is reported
@@ -82,10 +82,16 @@ def cmi_controls() -> None:
     runs.write_result("cmi_controls", table.round(4), profile="demo", pairs=fusion_arms.PAIRS)
 
 
+def cmi_fusion() -> None:
+    """The network of `python -m cmf fuse`, trained on real and simulated pairs: cmf/trained/cmi_fusion.safetensors."""
+    fusion.ready()
+
+
 RESULTS = {"demo": {"deepspace_classifier": deepspace_classifier, "deepspace_arms": deepspace_arms,
                     "cmaf_arms": cmaf_arms, "cmaf_controls": cmaf_controls,
                     "cmaf_scores": cmaf_scores, "cmaf_surveillance": cmaf_surveillance,
-                    "cmi_arms": cmi_arms, "cmi_controls": cmi_controls}}
+                    "cmi_arms": cmi_arms, "cmi_controls": cmi_controls},
+           "real": {"cmi_fusion": cmi_fusion}}
 
 
 def main(argv=None) -> None:
