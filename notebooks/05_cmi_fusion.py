@@ -17,12 +17,16 @@
 # **Question.** Two registered pictures, visible and infrared, are fused to one. Does a sentence change it where and as
 # it asks, and what is the picture worth beside mean, maximum and a Laplacian pyramid?
 #
-# **Answer.** It follows: between a sentence that asks for heat and one that asks for visible texture, warm bodies
-# change by more than 8 grey levels, in the asked direction. Without a sentence it keeps more visual information of both
-# than mean and pyramid do, with fewer invented edges than the pyramid; the maximum, which takes no time, remains hard
-# to beat on VIF and Qabf.
+# **Answer.** It follows, imperfectly: between a sentence that asks for heat and one that asks for visible texture,
+# warm bodies of generated pairs change by 38 grey levels, in the asked direction in 98 % of pairs, and the rest by 4.
+# Asking for a brighter picture repairs a dark one a little; asking to remove noise does harm, and unknown words make
+# warm bodies brighter by 9. Without a sentence it keeps more visual information of both than mean, maximum and pyramid;
+# the maximum, which takes no time, keeps a little more of the edges and invents hardly any. On real test pairs it has
+# the highest VIF, which is in its loss, and the best mean rank in all six sets; its Qabf is below the pyramid's on
+# RoadScene, TNO and CT-MRI, and its SSIM the lowest of all on CT-MRI and SPECT-MRI.
 #
-# A minute and a half on one CPU core; no GPU, no download. Real pairs (profile `real`) need `CMF_DATA` and ten minutes.
+# A minute and a half on one CPU core; no GPU, no download. Real pairs (profile `real`) need `CMF_DATA` and three
+# minutes.
 
 # %% tags=["parameters"]
 data = "simulated"        # which pairs; one of: simulated, real
@@ -85,6 +89,8 @@ print(pd.Series(several.groups).value_counts(sort=False).to_dict())
 #
 # Without a sentence, CMI-Fusion is asked for balance. Fused is brightness; colour is carried over from the visible
 # picture. Beside it the maximum of both, which is hard to beat by measures but takes over what is bright, such as fog.
+# What to look for: warm bodies in CMI-Fusion's pictures can have a dark rim on bright ground (row dusk), and in fog it
+# takes over the fog as well.
 # The gallery of real pairs is drawn below `build/` only.
 
 # %%
@@ -92,8 +98,8 @@ fig, axes = plots.figure(len(few), 4, width=plots.PAGE, height=1.4 * len(few) + 
 for k, row in enumerate(axes):
     visible, infrared, colours = few.visible[k], few.infrared[k], few.visible[k].chroma
     balanced = fuser.fuse(visible, infrared)
-    show(row[0], fused.rgb(visible), "" if k else "visible")
-    show(row[1], fused.rgb(infrared), "" if k else "infrared" + ", warm bodies outlined" * simulated)
+    show(row[0], fused.rgb(visible), "" if k else "visible" + "; CT, PET, SPECT" * (not simulated))
+    show(row[1], fused.rgb(infrared), "" if k else "infrared" + (", warm bodies outlined" if simulated else "; MRI"))
     show(row[2], fused.rgb(np.maximum(visible.luma, infrared.luma), colours), "" if k else "pixel maximum")
     show(row[3], fused.rgb(balanced), "" if k else "CMI-Fusion")
     row[0].set_ylabel(few.groups[k], fontsize=7)
@@ -128,7 +134,7 @@ if simulated:
         show(row[0], fused.rgb(got.visible, colours), "visible")
         show(row[1], fused.rgb(got.infrared), "infrared")
         show(row[2], fused.rgb(got.balanced, colours), "no sentence")
-        show(row[3], fused.rgb(got.told, colours), fill(f'"{got.sentence}"', 34))
+        show(row[3], fused.rgb(got.told, colours), fill(f'"{got.sentence}"', 30))
         show(row[4], 255 * (got.told - got.balanced), "difference", cmap="RdBu_r", vmin=-50, vmax=50)
         row[0].set_ylabel(ASKED[got.family], fontsize=7)
     fig.colorbar(axes[0, 4].images[0], ax=axes, shrink=0.5, label="grey levels", extend="both")
@@ -143,10 +149,10 @@ if simulated:
 # %% [markdown]
 # ## Response inside and outside warm bodies
 #
-# Heat against texture is the pair of opposite sentences. The claim: inside warm bodies they differ by 8 grey levels or
-# more on average, in the asked direction. Wanted beside it are the asked direction in 95 % of pairs and less than 2
-# levels outside; whether that is reached is printed. A caption, and words that have nothing to do with pictures, ask
-# for nothing: they should leave the picture as it is.
+# Heat against texture is the pair of opposite sentences. The claim: inside warm bodies they differ by 25 grey levels or
+# more on average, in the asked direction in 95 % of pairs, and by less than 6 outside. Wanted was less than 2 outside,
+# which is reached by day only. A caption, and words that have nothing to do with pictures, ask for nothing: they should
+# leave the picture as it is. Captions nearly do; unknown words act somewhat like a sentence about heat.
 
 # %%
 if simulated:
@@ -155,9 +161,9 @@ if simulated:
     opposite = response.loc["heat against texture"]
     print(response.round(2).to_string())
     print(replies[replies.asked != 0].groupby(["compared", "group"], sort=False)[["inside", "outside"]].mean().round(2))
-    print("asked direction in 95 % of pairs:", bool(opposite["share"] >= 0.95))
-    print("below 2 grey levels outside:", bool(opposite.outside < 2))
-    assert opposite.inside >= 8 and opposite.low > 0, "opposite sentences hardly change warm bodies"
+    assert opposite.inside >= 25 and opposite.low > 15, "opposite sentences hardly change warm bodies"
+    assert opposite["share"] >= 0.95, "warm bodies do not change as asked"
+    assert opposite.outside < 6, "a sentence about warm bodies changes the rest of the picture"
 
 # %%
 if simulated:
@@ -165,10 +171,9 @@ if simulated:
     for k, (group, own) in enumerate(replies[replies.compared == opposite.name].groupby("group", sort=False)):
         axes[0].plot(own.outside, own.inside, "o", color=plots.COLOURS[k], label=group)
     axes[0].axhline(0, color="0.5", lw=0.6)
-    axes[0].axhline(8, color="0.3", lw=0.8, ls="--")
-    axes[0].set(xlabel="outside, mean size of the difference / grey levels", ylabel="inside, mean difference",
+    axes[0].set(xlabel="outside, mean size (grey levels)", ylabel="inside, mean difference (grey levels)",
                 title="heat against texture, a point a pair", xlim=(0, None))
-    axes[0].legend(loc="upper left", bbox_to_anchor=(0, 0.97))
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
     lines = response.iloc[::-1]
     axes[1].errorbar(lines.inside, lines.index, xerr=[lines.inside - lines.low, lines.high - lines.inside], fmt="o",
                      label="inside, mean difference")
@@ -177,14 +182,15 @@ if simulated:
     axes[1].set_xlabel("grey levels")
     fig.legend(*axes[1].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     plots.save(fig, "cmi_response", dict(pairs=replies, means=response.reset_index()),
-               claim="Opposite sentences change warm bodies in opposite ways.")
+               claim="Opposite sentences change warm bodies in opposite ways, and the rest by less than 6 grey levels.")
     plt.show()
 
 # %% [markdown]
 # ## Repair
 #
-# The darkened and the noisy pair, without and with the sentence that asks for repair: how far is the fused
-# picture from the one of the pair without fault?
+# The darkened and the noisy pair, without and with the sentence that asks for repair: how far (grey levels) is the
+# fused picture from the one of the pair without fault, and in what share of pairs is it nearer with the sentence?
+# Asking for light helps nearly always, by little. Asking to remove noise does harm in most pairs.
 
 # %%
 if simulated:
@@ -192,6 +198,7 @@ if simulated:
     repaired["nearer"] = repaired.told < repaired.balanced
     repaired = repaired.groupby("family")[["balanced", "told", "nearer"]].mean()
     print(repaired.round(2).to_string())
+    assert repaired.nearer["brighten"] >= 0.75, "asking for light does not bring it back"
 
 # %% [markdown]
 # ## Measures
@@ -201,10 +208,11 @@ if simulated:
 # noise and contrast (EN, SD, SF, AG) can be driven up by damage, VIF and Qabf hardly; Nabf tells of edges that no
 # source has.
 #
-# What has steered the network on real pairs: the epoch was chosen by the loss on validation pairs (RoadScene, TNO,
-# generated). The weights of the loss were chosen with four validation pairs of RoadScene and four test pairs of MSRS in
-# view, and trials were scored on eight test pairs of MSRS and of each medical set. The test pairs of RoadScene and TNO
-# have steered nothing. No volume of the medical test pairs is in training.
+# What has steered the network: the epoch was chosen by the loss on validation pairs of RoadScene and TNO and generated
+# ones. The weights of the loss were chosen by optimising pictures directly on four validation pairs of RoadScene and
+# four test pairs of MSRS, and five versions of the network were compared on validation pairs and on a few test pairs of
+# MSRS and of the medical sets. The test pairs of RoadScene and TNO have steered nothing. No volume of the medical test
+# pairs is in training.
 
 # %%
 rows = fused.compare(fuser, several)
@@ -215,7 +223,7 @@ wide = own.pivot(index="fused", columns="measure", values="mean")[list(rows.colu
 print(f"{told_of}, {own.n.max()} pairs")
 print(wide.round(3).to_string())
 ours, pyramid = wide.loc["CMI-Fusion"], wide.loc["Laplacian pyramid"]
-assert ours.VIF > max(pyramid.VIF, wide.VIF["pixel mean"]), "mean or pyramid keeps more information"
+assert ours.VIF > wide.VIF.drop("CMI-Fusion").max(), "mean, maximum or pyramid keeps more information"
 assert ours.Nabf < pyramid.Nabf, "more invented edges than the pyramid"
 print("above the maximum in", [name for name in ("VIF", "Qabf", "SSIM", "SCD") if
                                ours[name] > wide[name]["pixel maximum"]])
@@ -241,7 +249,7 @@ for ax, measure in zip(axes.flat, [*panels, "mean rank"], strict=False):
 axes.flat[-1].axis("off")
 axes.flat[-1].legend(*axes[0, 0].get_legend_handles_labels(), loc="center")
 plots.save(fig, "cmi_measures", dict(means=means, ranks=ranks), simulated=simulated,
-           claim="CMI-Fusion keeps more information than mean and pyramid, and invents fewer edges than the pyramid.")
+           claim="Its VIF is above that of mean, maximum and pyramid; it invents fewer edges than the pyramid.")
 plt.show()
 
 # %% [markdown]
@@ -311,6 +319,9 @@ if simulated:
     plots.value("response_share", opposite["share"], fmt=".2f")
     plots.value("response_outside", opposite.outside, fmt=".1f")
     plots.value("unknown_outside", response.outside["unknown words against balanced"], fmt=".1f")
+    plots.value("unknown_inside", response.inside["unknown words against balanced"], fmt=".1f")
+    for family in repaired.index:
+        plots.value(f"{family}_nearer", repaired.nearer[family], fmt=".2f")
 
 # %% [markdown]
 # ## What would change this
