@@ -64,7 +64,9 @@ def test_folders(data, capsys, weights):
     assert len(facts["weights"]["sha256"]) == 64 and facts["pairs"][0]["prompt"] == "a person walks"
     assert facts["pairs"][0]["seconds"].keys() == {"read", "fuse", "write"} and facts["network_device"]
     one, source = read(out / "a.png"), read(data / "vi" / "a.jpg")
-    assert one.bits == 8 and np.abs(one.chroma.mean((0, 1)) - source.chroma.mean((0, 1))).max() < 0.002
+    inner = (one.luma > 0.3) & (one.luma < 0.7)     # at the ends of the range not every chroma is a colour
+    assert one.bits == 8 and np.abs(one.chroma[inner].mean(0) - source.chroma[inner].mean(0)).max() < 0.002
+    assert inner.mean() > 0.5
     sheet = Image.open(out / "sheet" / "contact_sheet.png")
     assert sheet.size[0] > 3 * 80 and np.ptp(np.asarray(sheet)) == 255
     assert cli.main(["measure", "--visible", str(data / "vi"), "--infrared", str(data / "ir"), "--fused", str(out),
