@@ -56,6 +56,22 @@ def _exp2_of_type(x):
     return short
 
 
+@numba.njit(nogil=True, cache=True)
+def _across(given, chunk):
+    """Copy given (W, up to T) into chunk (T, W)."""
+    for d in range(given.shape[0]):
+        for t in range(given.shape[1]):
+            chunk[t, d] = given[d, t]
+
+
+@numba.njit(nogil=True, cache=True)
+def _along(chunk, result):
+    """Copy chunk (T, W) into result (W, up to T)."""
+    for d in range(result.shape[0]):
+        for t in range(result.shape[1]):
+            result[d, t] = chunk[t, d]
+
+
 @numba.njit(nogil=True, fastmath=FAST, cache=True)
 def _forward_block(u, delta, A, B, C, y, starts, steps, r, p0, p1):
     """Fill y (R, P, L) and starts (R, K, N, P) for channels p0..p1 of row r."""
@@ -112,11 +128,9 @@ def _backward_block(u, delta, A, B, C, starts, grad, du, ddelta, dA, dB, dC, ste
         for n in range(states):
             for d in range(width):
                 before[0, n, d] = starts[r, k, n, p0 + d]
-        for d in range(width):
-            for t in range(size):
-                x[t, d] = u[r, p0 + d, t0 + t]
-                step[t, d] = delta[r, p0 + d, t0 + t]
-                g[t, d] = grad[r, p0 + d, t0 + t]
+        _across(u[r, p0:p1, t0:t0 + size], x)
+        _across(delta[r, p0:p1, t0:t0 + size], step)
+        _across(grad[r, p0:p1, t0:t0 + size], g)
         for t in range(size):
             for d in range(width):
                 drive[d] = step[t, d] * x[t, d]
@@ -149,10 +163,8 @@ def _backward_block(u, delta, A, B, C, starts, grad, du, ddelta, dA, dB, dC, ste
             for d in range(width):
                 g[t, d] = ddrive[d] * step[t, d]
                 step[t, d] = ddrive[d] * x[t, d] + ddt[d] * LN2
-        for d in range(width):
-            for t in range(size):
-                du[r, p0 + d, t0 + t] = g[t, d]
-                ddelta[r, p0 + d, t0 + t] = step[t, d]
+        _along(g, du[r, p0:p1, t0:t0 + size])
+        _along(step, ddelta[r, p0:p1, t0:t0 + size])
     for n in range(states):
         for d in range(width):
             dA[r, p0 + d, n] = da[n, d]
