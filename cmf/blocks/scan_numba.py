@@ -51,7 +51,7 @@ def _exp2_of_type(x):
     def short(x):
         x = min(max(x, np.float32(-126)), np.float32(126))
         whole = np.int32(x + np.float32(127.5))
-        f = x - (np.float32(whole) - np.float32(127))
+        f = x - np.float32(np.int32(whole - 127))  # in integers: x + 127 - whole would lose the digits of x
         return _power(whole) * (C0 + f * (C1 + f * (C2 + f * (C3 + f * (C4 + f * (C5 + f * C6))))))
     return short
 
