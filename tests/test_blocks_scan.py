@@ -86,13 +86,13 @@ def test_gradcheck(backend):
 
 @pytest.mark.parametrize("backend", FAST)
 def test_single_precision_is_close_to_double(backend):
-    inputs = given(1, 40, 300, 8, dtype=torch.float32)
+    inputs = given(1, 16, 4800, 8, dtype=torch.float32)
     wide = {name: x.double() for name, x in inputs.items()}
     pairs = {"y": (selective_scan(**inputs, backend=backend), selective_scan(**wide, backend="reference"))}
     slow, fast = gradients(wide, "reference"), gradients(inputs, backend)
     for name, (got, expected) in (pairs | {n: (fast[n], slow[n]) for n in inputs}).items():
         assert got.dtype == torch.float32
-        assert (got - expected).abs().max() <= 1e-5 * expected.abs().max(), name
+        assert (got - expected).abs().max() <= 2e-6 * expected.abs().max(), name
 
 
 @pytest.mark.parametrize("backend", FAST)
