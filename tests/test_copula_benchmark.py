@@ -4,27 +4,16 @@ Every time is the best of a few repeats on this process's CPU clock, one thread 
 machine counts as little as it can.
 """
 
-import time
-
 import numpy as np
 import pytest
 import torch
+from cpu_seconds import seconds
 from scipy.stats import kendalltau
 
 from cmf import copula
 from cmf.copula.differentiable import pairwise_theta
 
 pytestmark = pytest.mark.benchmarks
-
-
-def seconds(call, repeats):
-    """Least CPU seconds of several runs, and the last answer."""
-    best = np.inf
-    for _ in range(repeats):
-        start = time.process_time()
-        answer = call()
-        best = min(best, time.process_time() - start)
-    return best, answer
 
 
 @pytest.fixture

@@ -4,27 +4,17 @@ Every time is the best of a few repeats on this process's CPU clock, one thread 
 """
 
 import importlib
-import time
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from cpu_seconds import seconds
 from fusion_pictures import pair
 
 from cmf.metrics.fusion import MEASURES, Triple, evaluate
 
 pytestmark = pytest.mark.benchmarks
-
-
-def seconds(call, repeats=3):
-    """Least CPU seconds of several runs, and the last answer."""
-    best = np.inf
-    for _ in range(repeats):
-        start = time.process_time()
-        answer = call()
-        best = min(best, time.process_time() - start)
-    return best, answer
 
 
 @pytest.fixture(autouse=True)
