@@ -171,18 +171,18 @@ def measures(done: Sequence[Done], align: str, name: str, jobs: int | None = Non
         warnings.warn(f"{listed(large)}: larger than {LARGE / 1e6:g} million pixels and not measured; `python -m cmf "
                       "measure` does it, where there is memory for it", stacklevel=2)
     tasks = [(one, align) for one in done if one.pair.stem not in large]
-    found = measured._spread(_scores, tasks, jobs) if tasks else []
+    found = measured.spread(_scores, tasks, jobs) if tasks else []
     return pd.DataFrame([dict(fused=name, stem=one.pair.stem) for one in done]).merge(
         pd.DataFrame(found, columns=["stem", *fusion.MEASURES]), "left", "stem")
 
 
 def _scores(task) -> dict:
     from cmf.metrics import fusion
-    from cmf.studies.measured import _levels
+    from cmf.studies.measured import levels
 
     one, align = task
     visible, infrared = load(one.pair, align)
-    return dict(stem=one.pair.stem, **fusion.evaluate(*map(_levels, (infrared, visible, read(one.path))), 255))
+    return dict(stem=one.pair.stem, **fusion.evaluate(*map(levels, (infrared, visible, read(one.path))), 255))
 
 
 def free(out: Path) -> Path:
@@ -271,7 +271,7 @@ def _finish(done, failed, fuser, part, out, options) -> list[str]:
         table = measures(done, options.align, out.name, options.jobs)
         average = measured.means(table)
         measured.write(part / "measures.csv", {"": table, "_means": average})
-        lines += [measured._shown(average)] if average["mean"].notna().any() else []
+        lines += [measured.shown(average)] if average["mean"].notna().any() else []
     contact_sheet(done, part / "sheet" / "contact_sheet.png")
     runs.write_text(part / "run.json", json.dumps(record(done, failed, fuser), indent=1, sort_keys=True) + "\n")
     if out.exists():

@@ -13,6 +13,7 @@ import torch
 from cmf import runs
 from cmf.datasets import pairs
 from cmf.datasets.pictures import Picture, to_rgb
+from cmf.metrics.intervals import bootstrap_interval
 from cmf.simulate.prompts import FAMILIES, prompts
 from cmf.simulate.street import Dials
 from cmf.studies import asked, measured
@@ -182,7 +183,7 @@ def response(rows: pd.DataFrame) -> pd.DataFrame:
     of pairs that change inside in the direction asked for; NaN where none is."""
     out = []
     for compared, own in rows.groupby("compared", sort=False):
-        inside = measured.bootstrap_interval(own.inside.to_numpy())
+        inside = bootstrap_interval(own.inside.to_numpy())
         sign = own.asked.iloc[0]
         share = float((own.inside * sign > 0).mean()) if sign else np.nan
         out.append((compared, *inside, own.outside.mean(), own.outside.max(), share, len(own)))

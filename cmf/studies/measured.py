@@ -37,7 +37,7 @@ def measure_arrays(triples, names=None, jobs: int | None = 1, data_range: float 
     """
     names = fusion.chosen(names)
     tasks = [(triple, names, data_range) for triple in triples]
-    return pd.DataFrame(_spread(_evaluate, tasks, jobs), columns=list(names))
+    return pd.DataFrame(spread(_evaluate, tasks, jobs), columns=list(names))
 
 
 def _evaluate(task) -> dict:
@@ -45,7 +45,7 @@ def _evaluate(task) -> dict:
     return fusion.evaluate(*triple, data_range, names)
 
 
-def _spread(work, tasks: list, jobs: int | None) -> list:
+def spread(work, tasks: list, jobs: int | None) -> list:
     """Answers of `work`, in the order of the tasks, over `jobs` processes."""
     if jobs is not None and jobs < 1:
         raise ValueError(f"{jobs} processes: expected 1 or more")
@@ -92,7 +92,7 @@ def measure_folders(infrared, visible, fused, names=None, jobs: int | None = Non
             raise ValueError(f"{folders[label]} lacks pictures that other folders have: "
                              f"{_listed(every - files.keys())}; means over different pictures must not be compared")
     tasks = [(found[stem], {label: files[stem] for label, files in made.items()}, names) for stem in sorted(every)]
-    rows = [row for answer in _spread(_rows, tasks, jobs) for row in answer]
+    rows = [row for answer in spread(_rows, tasks, jobs) for row in answer]
     order = {label: k for k, label in enumerate(folders)}
     rows.sort(key=lambda row: order[row["fused"]])
     return pd.DataFrame(rows, columns=[*KEYS, *names])
@@ -131,10 +131,10 @@ def _listed(stems) -> str:
 def _rows(task) -> list[dict]:
     """Rows of all fused pictures of one pair."""
     pair, files, names = task
-    visible, infrared = map(_levels, pairs.load(pair))
+    visible, infrared = map(levels, pairs.load(pair))
     rows = []
     for label, path in files.items():
-        fused = _levels(read(path))
+        fused = levels(read(path))
         if not fused.shape == visible.shape:
             sizes = (f"{shape[1]} x {shape[0]}" for shape in (fused.shape, visible.shape))
             raise ValueError("{}: {} pixels (width x height), but its sources have {}; fuse at full size, or resize "
@@ -143,10 +143,10 @@ def _rows(task) -> list[dict]:
     return rows
 
 
-def _levels(picture) -> np.ndarray:
+def levels(picture) -> np.ndarray:
     """Luma on the scale 0..255: (H, W)."""
-    levels = picture.luma.astype(np.float64) * 255
-    return np.rint(levels) if picture.bits == 8 else levels
+    scaled = picture.luma.astype(np.float64) * 255
+    return np.rint(scaled) if picture.bits == 8 else scaled
 
 
 def means(rows: pd.DataFrame) -> pd.DataFrame:
@@ -232,7 +232,7 @@ def _run(options) -> None:
     if len(options.fused) > 1:
         tables["_ranks"] = ranks(average)
     paths = write(out, tables)
-    print(_shown(average))
+    print(shown(average))
     if "_ranks" in tables:
         ordered = tables["_ranks"]
         left = [name for name in names if name not in ordered]
@@ -241,7 +241,7 @@ def _run(options) -> None:
     print(f"\n{rows.stem.nunique()} pictures; written to {', '.join(map(str, paths))}")
 
 
-def _shown(average: pd.DataFrame) -> str:
+def shown(average: pd.DataFrame) -> str:
     """Means as a table: a row a measure with its direction, a column a folder; with intervals for up to three."""
     cell = average["mean"].map("{:.4g}".format)
     if average.fused.nunique() <= 3:
