@@ -92,8 +92,21 @@ ENTRIES: dict[str, Entry] = {
     "msrs": Entry(
         "data", "msrs", licence="none stated; asks to be cited",
         citation="Tang, Yuan, Zhang, Jiang and Ma 2022, Information Fusion 83-84, 79 (PIAFusion)",
-        layout="train/vi, train/ir (1083 pairs), test/vi, test/ir (361 pairs)",
+        layout="train/vi, train/ir (1083 pairs), test/vi, test/ir (361 pairs); to segment also train/label, test/label",
         how="git clone https://github.com/Linfeng-Tang/MSRS $CMF_DATA/msrs"),
+    "mfnet": Entry(
+        "data", "mfnet", licence="none stated; asks to be cited",
+        citation="Ha, Watanabe, Karasawa, Ushiku and Harada 2017, IROS (MFNet)",
+        layout="images (four channels), labels, train.txt, val.txt, test.txt; or RGB, Modal, Label and these lists",
+        how="download the set from https://www.mi.t.u-tokyo.ac.jp/static/projects/mil_multispectral/, unpack it there"),
+    "fmb": Entry(
+        "data", "fmb", licence="none stated; asks to be cited", citation="Liu et al. 2023, ICCV (SegMiF)",
+        layout="train, test, each with Visible, Infrared, Label (1220 and 280 pairs)",
+        how="follow https://github.com/JinyuanLiu-CV/SegMiF and unpack the set there"),
+    "pst900": Entry(
+        "data", "pst900", licence="as its page states", citation="Shivakumar et al. 2020, ICRA (PST900)",
+        layout="train, test, each with rgb, thermal, labels",
+        how="follow https://github.com/ShreyasSkandanS/pst900_thermal_rgb and unpack the set there"),
     "m3fd": Entry(
         "data", "m3fd", licence="none stated; research use", citation="Liu et al. 2022, CVPR (TarDAL)",
         layout="Vis, Ir", how="download M3FD_Fusion from https://github.com/JinyuanLiu-CV/TarDAL, unpack it there"),
