@@ -82,9 +82,9 @@ class Joint:
             if turned < self.flip:
                 plane = F.horizontal_flip(plane)
             if scale != 1:
-                picture = isinstance(plane, tv_tensors.Image)
-                plane = F.resize(plane, scaled, InterpolationMode.BILINEAR if picture
-                                 else InterpolationMode.NEAREST_EXACT)
+                mode = (InterpolationMode.BILINEAR if isinstance(plane, tv_tensors.Image)
+                        else InterpolationMode.NEAREST_EXACT)             # plain nearest would shift by half a pixel
+                plane = tv_tensors.wrap(F.resize_image(plane, scaled, mode), like=plane)
             if any(edges):
                 plane = F.pad(plane, edges, fill=IGNORED if name == "label" else 0)
             planes[name] = F.crop(plane, top, left, *self.size)           # (channels, h, w)
