@@ -37,7 +37,7 @@ def field(m, seed, size=(56, 72)):
 
 @pytest.fixture
 def parts(monkeypatch, tmp_path):
-    monkeypatch.setenv("CMF_CACHE", str(tmp_path))
+    monkeypatch.setenv("CMF_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(fields, "CROP", 48)
     monkeypatch.setattr(fields, "WIDTHS", (8, 12))
     monkeypatch.setattr(fields, "PIXELS", 60)
