@@ -4,24 +4,29 @@ It knows no method. A model maps a batch (a dict of tensors) to a dict of tensor
 a dict of loss terms with the total under "loss", and a score (higher is better) judges the model on
 validation data. Checkpoints are written at epoch boundaries, aside and then renamed; a resumed run ends
 with the same numbers as an uninterrupted one.
+
+Start a script `torchrun --nproc_per_node=N script.py`, or with `accelerate launch`, for N processes. They share
+each global batch, and their mean weighs every sample alike: a loss that is a mean over samples, and its gradient,
+are those of one process. A loss that compares the samples of a batch, or whose mean is over a varying count (valid
+pixels), sees one share at a time. Dropout and augmentation draw by process.
 """
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cmf import runs
+from cmf import runs, training_processes
+from cmf.training_state import State
 
 Batch = dict[str, Tensor]
 
@@ -34,15 +39,23 @@ class Recipe:
     batch: int = 64              # samples a step, over all processes
     lr: float = 1e-3             # peak learning rate of AdamW
     weight_decay: float = 0.05   # on matrices; biases, norms and vectors have none
-    warmup: float = 0.1          # share of the steps with rising rate; then a cosine to zero
+    warmup: float = 0.1          # share of the steps with rising rate; then the schedule
     clip: float = 1.0            # largest gradient norm
     patience: int = 0            # epochs without a better score before stopping; 0: never
     seed: int = 0                # of the order of samples and of dropout
     precision: str = "auto"      # no | bf16 | auto (bf16 on a GPU that has it)
+    accumulate: int = 1          # micro-batches into which each process splits its share of a batch
+    ema: float = 0.0             # decay a step of the weights' moving average, which is scored and kept; 0: none
+    schedule: str = "cosine"     # cosine | poly (power 0.9), from the peak to zero
 
     def __post_init__(self):
-        if self.epochs < 1 or self.batch < 1:
-            raise ValueError(f"epochs and batch must be at least 1, got {self.epochs} and {self.batch}")
+        if self.epochs < 1 or self.batch < 1 or self.accumulate < 1:
+            raise ValueError("epochs, batch and accumulate must be at least 1, "
+                             f"got {self.epochs}, {self.batch} and {self.accumulate}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be at least 0 and below 1, got {self.ema}")
+        if self.schedule not in ("cosine", "poly"):
+            raise ValueError(f"schedule must be cosine or poly, got {self.schedule!r}")
         if self.precision not in ("auto", "no", "bf16"):
             raise ValueError(f"precision must be one of auto, no, bf16, got {self.precision!r}")
 
@@ -107,6 +120,7 @@ class EpochOrder(Sampler):
         return iter(torch.randperm(self.length, generator=generator).tolist())
 
 
+@training_processes.names_lost_processes
 def fit(
     model: nn.Module,
     train: Dataset,
@@ -114,6 +128,7 @@ def fit(
     recipe: Recipe,
     *,
     score: Callable[[nn.Module], float] | None = None,
+    augment: Callable[[Batch, torch.Generator], Batch] | None = None,
     run: Path | None = None,
     label: str = "training",
 ) -> Result:
@@ -124,53 +139,78 @@ def fit(
         train: data set of dicts of tensors; its `collate` is used when it has one.
         criterion: (outputs, batch) -> loss terms; the total stands under "loss".
         score: judged after every epoch on the model in eval mode, on validation data; higher is better.
-            Without it the last epoch is the best.
+            Without it the last epoch is the best. Every process calls it; the main one's value counts.
+        augment: (batch, generator) -> batch, on the CPU; the generator depends on the recipe's seed, the epoch,
+            the step, the micro-batch and the process alone.
         run: folder for config.json, history.csv and checkpoint.pt; a run found there is resumed.
-        label: words beside the progress bar.
+        label: words beside the progress bar, which the main process shows.
 
     Raises:
-        ValueError: no samples, fewer samples than processes, or a run folder of another recipe or model.
+        ValueError: no samples, fewer samples than processes, a batch that does not divide into the micro-batches
+            of all processes, or a run folder of another recipe, model or number of processes.
         FloatingPointError: a loss that is not finite, with epoch and step.
+        RuntimeError: another process was killed or hangs, or the processes were not joined.
     """
+    training_processes.start()
     accelerator = Accelerator(mixed_precision=_precision(recipe.precision))
-    world = accelerator.num_processes
+    world, process = accelerator.num_processes, accelerator.process_index
     if len(train) < world:
         raise ValueError(f"{len(train)} training samples for {world} processes; use fewer processes")
-    torch.manual_seed(recipe.seed * 1_000_003 + accelerator.process_index)
+    if recipe.batch % (world * recipe.accumulate):
+        raise ValueError(f"a batch of {recipe.batch} does not divide into {recipe.accumulate} micro-batches on each of "
+                         f"{world} processes; give a multiple of {world * recipe.accumulate}")
+    torch.manual_seed(recipe.seed * 1_000_003 + process)
     order = EpochOrder(len(train), recipe.seed)
-    per_process = max(1, recipe.batch // world)
-    loader = DataLoader(train, batch_size=per_process, sampler=order,
-                        collate_fn=getattr(train, "collate", None),
-                        drop_last=len(train) >= 2 * recipe.batch)
+    shares = training_processes.Shares(order, recipe.batch, process, world, recipe.accumulate)
+    loader = DataLoader(train, batch_sampler=shares, collate_fn=getattr(train, "collate", None))
+    if world > 1:
+        model = training_processes.share_batch_norm(model, accelerator.device)
     optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr)
-    wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    model = accelerator.unwrap_model(wrapped)
-    state = _State(model, optimizer, recipe, run, accelerator)
-    steps = recipe.epochs * len(loader)
-    for epoch in runs.progress(range(state.epoch, recipe.epochs), label):
+    model = accelerator.prepare_model(model, evaluation_mode=True)  # its precision and device; gradients are added here
+    optimizer = accelerator.prepare_optimizer(optimizer)
+    if world > 1:
+        training_processes.send([*model.parameters(), *model.buffers()])
+    facts = dict(model=type(model).__name__, parameters=parameters(model), processes=world)
+    state = State(model, optimizer, recipe, run, accelerator, facts)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    steps = recipe.epochs * shares.steps
+    epochs = range(state.epoch, recipe.epochs)
+    for epoch in runs.progress(epochs, label) if accelerator.is_main_process else epochs:
         began = time.perf_counter()
-        wrapped.train()
-        loader.set_epoch(epoch)
+        model.train()
+        order.set_epoch(epoch)
         totals: dict[str, float] = {}
-        for k, batch in enumerate(loader):
-            rate = recipe.lr * _schedule(epoch * len(loader) + k, steps, recipe.warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+        for (step, part, share, last), batch in zip(shares.plan(), loader, strict=True):
+            done = epoch * shares.steps + step
+            rate = recipe.lr * _schedule(done, steps, recipe.warmup, recipe.schedule)
+            if augment:
+                batch = augment(batch, _generator(recipe.seed, epoch, step, part, process))
+            batch = send_to_device(batch, accelerator.device)
             with accelerator.autocast():
-                terms = criterion(wrapped(batch), batch)
+                terms = criterion(model(batch), batch)
             if not torch.isfinite(terms["loss"]):
                 values = {name: float(term.detach()) for name, term in terms.items()}
-                raise FloatingPointError(f"the loss is not finite at epoch {epoch}, step {k}: {values}; "
+                raise FloatingPointError(f"the loss is not finite at epoch {epoch}, step {step}: {values}; "
                                          "lower the learning rate or look at this batch")
-            accelerator.backward(terms["loss"])
-            accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
-            optimizer.step()
-            optimizer.zero_grad()
+            accelerator.backward(terms["loss"] * share)
             for name, term in terms.items():
-                totals[name] = totals.get(name, 0.0) + float(term.detach()) / len(loader)
-        model.eval()
-        judged = float(score(model)) if score else float(epoch)
-        state.close_epoch(dict(epoch=epoch, lr=rate, **totals, score=judged,
+                totals[name] = totals.get(name, 0.0) + share * float(term.detach()) / shares.steps
+            if last:
+                if world > 1:
+                    training_processes.add_gradients(trained)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                accelerator.clip_grad_norm_(trained, recipe.clip)
+                optimizer.step()
+                optimizer.zero_grad()
+                if state.average:
+                    state.average.update(done)
+        if world > 1:
+            training_processes.send(model.buffers())
+        with state.scored():
+            judged = training_processes.from_main(float(score(model)) if score else float(epoch), accelerator.device)
+            state.judge(epoch, judged)
+        state.close_epoch(dict(epoch=epoch, lr=rate, **training_processes.added(totals), score=judged,
                                seconds=time.perf_counter() - began))
         if recipe.patience and epoch - state.best_epoch >= recipe.patience:
             break
@@ -186,78 +226,6 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-class _State:
-    """Epoch, history and best weights of a run, with its checkpoint."""
-
-    def __init__(self, model, optimizer, recipe, run, accelerator):
-        self.model, self.optimizer, self.accelerator = model, optimizer, accelerator
-        self.run = None if run is None else Path(run)
-        self.epoch, self.history = 0, []
-        self.best_epoch, self.best_score, self.best = -1, -math.inf, None
-        self.config = dict(recipe=asdict(recipe), model=type(model).__name__, parameters=parameters(model),
-                           processes=accelerator.num_processes)
-        if self.run is not None:
-            self.run.mkdir(parents=True, exist_ok=True)
-            self._check_config()
-            if (self.run / "checkpoint.pt").exists():
-                self._load()
-
-    def close_epoch(self, row: dict) -> None:
-        self.history.append(row)
-        self.epoch = row["epoch"] + 1
-        if row["score"] > self.best_score:
-            self.best_epoch, self.best_score = row["epoch"], row["score"]
-            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        if self.run is not None:
-            self._save()
-
-    def _check_config(self) -> None:
-        path = self.run / "config.json"
-        if path.exists():
-            found = json.loads(path.read_text())
-            if found != self.config:
-                differing = [f"{k}: {found.get(k)} there, {v} here"
-                             for k, v in self.config.items() if found.get(k) != v]
-                raise ValueError(f"{self.run} holds another run ({'; '.join(differing)}); choose another folder")
-        elif self.accelerator.is_main_process:
-            _write(path, lambda part: part.write_text(json.dumps(self.config, indent=1)))
-        self.accelerator.wait_for_everyone()
-
-    def _save(self) -> None:
-        device = self.accelerator.device
-        random = [dict(cpu=torch.get_rng_state(),
-                       device=torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.empty(0))]
-        random = gather_object(random) if self.accelerator.num_processes > 1 else random
-        if self.accelerator.is_main_process:
-            content = dict(epoch=self.epoch, history=self.history, best_epoch=self.best_epoch,
-                           best_score=self.best_score, best=self.best, model=self.model.state_dict(),
-                           optimizer=self.optimizer.state_dict(), random=random)
-            _write(self.run / "checkpoint.pt", lambda part: torch.save(content, part))
-            _write(self.run / "history.csv", lambda part: pd.DataFrame(self.history).to_csv(part, index=False))
-        self.accelerator.wait_for_everyone()
-
-    def _load(self) -> None:
-        path = self.run / "checkpoint.pt"
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(f"{path} cannot be read ({error}); delete it to start this run anew") from error
-        self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.epoch, self.history = content["epoch"], content["history"]
-        self.best_epoch, self.best_score, self.best = content["best_epoch"], content["best_score"], content["best"]
-        own = content["random"][self.accelerator.process_index]
-        torch.set_rng_state(own["cpu"])
-        if own["device"].numel():
-            torch.cuda.set_rng_state(own["device"], self.accelerator.device)
-
-
-def _write(path: Path, writer: Callable[[Path], object]) -> None:
-    part = path.with_name(path.name + ".part")
-    writer(part)
-    os.replace(part, path)
-
-
 def _precision(asked: str) -> str:
     if asked == "auto":
         return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
@@ -270,8 +238,16 @@ def _groups(model: nn.Module, decay: float) -> list[dict]:
             dict(params=[p for p in trained if p.ndim <= 1], weight_decay=0.0)]
 
 
-def _schedule(step: int, steps: int, warmup: float) -> float:
+def _schedule(step: int, steps: int, warmup: float, name: str) -> float:
     rising = max(1, round(warmup * steps))
     if step < rising:
         return (step + 1) / rising
+    if name == "poly":
+        return (1 - (step - rising) / max(1, steps - rising)) ** 0.9
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def _generator(*place: int) -> torch.Generator:
+    """Random numbers that depend on `place` alone."""
+    seed = np.random.SeedSequence([number % 2**32 for number in place]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed) % 2**63)

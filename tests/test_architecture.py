@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "book": {"paths", "runs", "sources"}, "paper": {"paths"},
     "datasets": {"simulate", "catalogue"}, "losses": {"copula", "blocks"}, "fusion_losses": set(),
     "encoders": {"catalogue", "blocks", "weights"}, "methods": {"encoders", "blocks", "losses", "copula"},
-    "training": {"runs"},
+    "training": {"runs", "training_processes", "training_state"}, "training_processes": set(), "training_state": set(),
     "baselines": {"metrics"}, "detection": {"datasets", "encoders", "methods", "metrics"},
     "studies": EVERYTHING, "results": EVERYTHING, "cli": EVERYTHING, "__main__": EVERYTHING,
 }

@@ -114,7 +114,7 @@ def test_damaged_checkpoint_is_named(tmp_path):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="one length, got {'x': 3, 'y': 2}"):
         Tensors(x=torch.zeros(3), y=torch.zeros(2))
-    with pytest.raises(ValueError, match="epochs and batch must be at least 1"):
+    with pytest.raises(ValueError, match="epochs, batch and accumulate must be at least 1, got 0, 64 and 1"):
         Recipe(epochs=0)
     with pytest.raises(ValueError, match="one of auto, no, bf16, got 'half'"):
         Recipe(precision="half")
