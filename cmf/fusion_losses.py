@@ -44,6 +44,14 @@ def artefacts(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return F.relu(length(fused) - torch.maximum(length(a), length(b))).mean()
 
 
+def beyond(fused: Tensor, a: Tensor, b: Tensor, around: int = 5) -> Tensor:
+    """Mean by which the fused picture is brighter or darker than everything nearby in both sources: bright rims, dark
+    halos. Nearby: the `around` x `around` pixels about each one."""
+    most = lambda x: F.max_pool2d(x, around, 1, around // 2)
+    brightest, darkest = most(torch.maximum(a, b)), -most(-torch.minimum(a, b))
+    return (F.relu(fused - brightest) + F.relu(darkest - fused)).mean()
+
+
 def ssim(x: Tensor, y: Tensor) -> Tensor:
     """Structural similarity (B,) of pictures of range 1: Gaussian 11 x 11 of sigma 1.5, valid region.
 

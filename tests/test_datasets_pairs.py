@@ -267,7 +267,8 @@ def test_crops_in_a_loader_and_from_files(tmp_path):
     for folder in ("vi", "ir"):
         put(tmp_path / folder, "a.png", size=(30, 40))
         put(tmp_path / folder, "b.png", "c.png", size=(50, 33))
-    crops = Crops.from_pairs(match(tmp_path / "vi", tmp_path / "ir"), (24, 32))
+    read = [[picture.luma for picture in load(pair)] for pair in match(tmp_path / "vi", tmp_path / "ir")]
+    crops = Crops(*zip(*read, strict=True), (24, 32))
     loader = lambda: torch.utils.data.DataLoader(crops, batch_size=2, sampler=EpochOrder(len(crops), 1),
                                                  collate_fn=crops.collate)
     first, second = list(loader()), list(loader())

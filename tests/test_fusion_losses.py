@@ -87,7 +87,8 @@ def test_derivative_of_visual_information():
         assert (found * along).sum().item() == pytest.approx((ahead - behind) / 2e-6, rel=1e-4)
 
 
-@pytest.mark.parametrize("term", [terms.gradient, terms.artefacts, terms.difference_correlation])
+@pytest.mark.parametrize("term", [terms.gradient, terms.artefacts, terms.beyond,
+                                  terms.difference_correlation])
 def test_derivatives_of_three(term):
     assert torch.autograd.gradcheck(lambda f: term(f, noise(seed=1), noise(seed=2)), noise().requires_grad_())
 
@@ -117,6 +118,21 @@ def test_artefacts_are_edges_that_no_source_has():
     assert terms.artefacts(a + 0.1 * noise(seed=3), a, b) > 0
     halo = terms.artefacts(1.5 * step(), step(), torch.zeros_like(a))
     assert halo.item() == pytest.approx(0.5 * 2 / 12, abs=1e-4)                # two columns of twelve
+
+
+def test_beyond_is_what_no_pixel_nearby_reaches():
+    a, b = noise(side=16, seed=1), noise(side=16, seed=2)
+    for fused in (a, b, torch.maximum(a, b), torch.minimum(a, b), 0.3 * a + 0.7 * b):
+        assert terms.beyond(fused, a, b) == 0
+    flat = torch.full_like(a, 0.5)
+    rim, halo = flat.clone(), flat.clone()
+    rim[..., 4, 5], halo[..., 7:9, 3] = 0.9, 0.2
+    assert terms.beyond(rim, flat, flat).item() == pytest.approx(0.4 / 256)
+    assert terms.beyond(halo, flat, flat).item() == pytest.approx(0.6 / 256)
+    lamp = flat.clone()
+    lamp[..., 4, 7] = 1
+    assert terms.beyond(rim, flat, lamp) == 0, "two pixels away a source is as bright"
+    assert terms.beyond(rim, flat, lamp, around=3) > 0
 
 
 def test_where_says_what_counts():

@@ -226,9 +226,7 @@ def test_after_three_steps_gradient_reaches_every_parameter():
     for unit in (module for module in net.modules() if isinstance(module, DualAttention)):
         unit.channel[0].bias.data.fill_(1.0)                                          # no unit below its kink
     steps(net, 4, rate=0.002)
-    silent = {name for name, value in net.named_parameters() if value.grad is None or not value.grad.any()}
-    assert silent == {f"words.within.{k}.norm_keys.{part}" for k in range(2) for part in ("weight", "bias")}, \
-        "words that look at themselves have no other keys"
+    assert not {name for name, value in net.named_parameters() if value.grad is None or not value.grad.any()}
 
 
 def test_two_networks_of_one_seed_train_to_equal_numbers():

@@ -253,6 +253,26 @@ def test_eq_cmi_artefacts(torch):
     assert torch.isclose(losses().artefacts(f + 0.2 * (f - 0.5), u, v), expected, rtol=1e-4)
 
 
+def test_eq_cmi_beyond(torch):
+    u, v, f, _ = pictures(torch)
+    f = f + 0.4 * (f - 0.5)
+    near = lambda x: torch.nn.functional.pad(x, (2, 2, 2, 2), mode="replicate").unfold(2, 5, 1).unfold(3, 5, 1)
+    both = torch.cat([near(u), near(v)], 1)                                         # (B, 2, H, W, 5, 5)
+    high, low = both.amax((1, 4, 5)), both.amin((1, 4, 5))
+    expected = ((f[:, 0] - high).clamp_min(0) + (low - f[:, 0]).clamp_min(0)).mean()
+    assert torch.isclose(losses().beyond(f, u, v), expected) and expected > 0
+
+
+def test_eq_cmi_repaired(torch):
+    from cmf.studies.fusion import Criterion
+
+    _, outputs, batch, (u, v, f, _) = criterion(torch)
+    batch |= dict(text=f, pooled=f, text_mask=torch.ones(2, 3) > 0, faulty=torch.ones(2) > 0)
+    silent = lambda given: dict(unclamped=0.6 * given["infrared"] + 0.4 * given["visible"])
+    found = Criterion(network=silent)(outputs, batch)["repaired"]
+    assert torch.isclose(found, (f - (0.6 * u + 0.4 * v)).abs().mean())
+
+
 def losses():
     from cmf import fusion_losses
 
@@ -265,7 +285,8 @@ def criterion(torch):
 
     u, v, f, m = pictures(torch)
     outputs = dict(unclamped=1.2 * f, understood=torch.randn(2, 5, generator=torch.Generator().manual_seed(0)))
-    batch = dict(source_infrared=u, source_visible=v, warm=m, wanted=v, family=torch.tensor([0, 2]))
+    batch = dict(source_infrared=u, source_visible=v, warm=m, wanted=v, family=torch.tensor([0, 2]),
+                 faulty=torch.zeros(2) > 0)
     return Criterion()(outputs, batch), outputs, batch, (u, v, 1.2 * f, m)
 
 
@@ -329,7 +350,7 @@ def test_eq_cmi_calm(torch):
 
     _, outputs, batch, (_, _, f, m) = criterion(torch)
     still = 0.7 * f
-    batch |= dict(visible=f, infrared=f, text=f, pooled=f, text_mask=torch.ones(2, 3) > 0)
+    batch |= dict(text=f, pooled=f, text_mask=torch.ones(2, 3) > 0)
     asked = []
     silent = lambda given: asked.append(given["text_mask"].any().item()) or dict(unclamped=still)
     found = Criterion(network=silent)(outputs, batch)["calm"]
@@ -341,9 +362,9 @@ def test_eq_cmi_loss(torch):
     out = torch.where(f > 1, f - 1, torch.where(f < 0, -f, 0.0)).mean()
     family = -outputs["understood"].log_softmax(1)[torch.arange(2), batch["family"]].mean()
     assert torch.isclose(found["range"], out) and torch.isclose(found["understood"], family) and out > 0
-    total = (found["intensity"] + 5 * found["gradient"] + 8 * found["artefacts"] + found["similarity"] / 2
-             + found["information"] + 0.3 * found["difference"] + 2 * found["asked"] + 2 * found["calm"] + 2 * out
-             + 0.1 * family)
+    total = (found["intensity"] + 6 * found["gradient"] + 8 * found["artefacts"] + 4 * found["beyond"]
+             + found["similarity"] / 2 + 1.3 * found["information"] + 0.4 * found["difference"] + 2.5 * found["asked"]
+             + 5 * found["calm"] + 6 * found["repaired"] + 2 * out + 0.3 * family)
     assert torch.isclose(found["loss"], total)
 
 

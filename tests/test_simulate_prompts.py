@@ -27,8 +27,23 @@ def test_every_word_is_made_of_letters():
     assert all(word.isalpha() for word in prompts.words())
 
 
+def test_foreign_sentences_share_no_word_of_random_letters_and_nothing_told_between_splits():
+    made = {split: prompts.foreign(200, split, seed=1) for split in prompts.SPLITS}
+    assert made["train"] == prompts.foreign(200, "train", seed=1) != prompts.foreign(200, "train", seed=2)
+    random = {split: {word for said in found[::2] for word in said.split()} for split, found in made.items()}
+    told = {split: {part for part in prompts._THINGS if any(part in said for said in found)}
+            for split, found in made.items()}
+    for parts in (random, told):
+        assert all(parts.values()) and sum(map(len, parts.values())) == len(set().union(*parts.values()))
+    assert all(said.strip() == said and said for found in made.values() for said in found)
+    asking = {said for family in prompts.FAMILIES for said in prompts.sentences(family)}
+    assert not asking & {said for found in made.values() for said in found}
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="no family of prompts 'warm'; there are balanced, heat"):
         prompts.sentences("warm")
     with pytest.raises(ValueError, match="no split 'dev' of the prompts"):
         prompts.prompts("heat", "dev")
+    with pytest.raises(ValueError, match="no split 'dev' of the prompts; there are train, validation, test"):
+        prompts.foreign(3, "dev")

@@ -133,9 +133,8 @@ def test_controls_tell_what_they_name(some):
     same = study.said("one sentence for all", texts, 6)
     assert len(set(same["heat"] + same["texture"])) == 1
     assert {number for _, number in study.said("no sentence", texts, 6)["heat"]} == {-1}
-    other = texts.sentences["other"]
-    assert {other[k] for _, k in study.said("a caption", texts, 6)["heat"]} <= set(some.test.captions)
-    assert not {other[k] for _, k in study.said("nonsense words", texts, 6)["heat"]} & set(some.test.captions)
+    assert {texts.sentences[f][k] for f, k in study.said("a caption", texts, 6)["heat"]} <= set(some.test.captions)
+    assert {family for family, _ in study.said("nonsense words", texts, 6)["heat"]} == {"foreign"}
     with pytest.raises(ValueError, match="no control 'silence'; there are own sentence, no sentence"):
         study.said("silence", texts, 6)
 

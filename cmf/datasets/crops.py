@@ -4,14 +4,12 @@ Axes: B samples, n pairs, C channels, H, W rows and columns of a picture, h, w o
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-
-from cmf.datasets.pairs import Pair, load
 
 
 class Crops(Dataset):
@@ -59,16 +57,6 @@ class Crops(Dataset):
                                  f"{self.size[0]} x {self.size[1]}; use smaller crops or leave it out")
         for name in ("visible", "infrared"):
             self.columns[name] = [_bytes(plane, name, i) for i, plane in enumerate(self.columns[name])]
-
-    @classmethod
-    def from_pairs(cls, pairs: Iterable[Pair], size: int | tuple[int, int] = 128, seed: int = 0, augment: bool = True,
-                   rounds: int = 1, align: str = "refuse") -> Crops:
-        """Crops of the luma of pairs in files, read with a progress bar; raises as `load` and the class do."""
-        from tqdm import tqdm
-
-        read = [[_bytes(picture.luma, pair.stem, 0) for picture in load(pair, align)]
-                for pair in tqdm(list(pairs), desc="pairs", unit="pair", delay=1)]
-        return cls([visible for visible, _ in read], [infrared for _, infrared in read], size, seed, augment, rounds)
 
     def __len__(self) -> int:
         return self.rounds * len(self.columns["visible"])

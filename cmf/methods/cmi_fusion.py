@@ -260,7 +260,7 @@ class Words(nn.Module):
         x = torch.cat([self.null.expand(len(x), 1, -1), x], 1)                         # (B, 1 + L, d)
         mask = F.pad(mask, (1, 0), value=True)
         for block in self.within:
-            x, _ = block(x, mask=mask)
+            x, _ = block(x, x, mask)
         x = self.norm(x)
         share = mask[:, 1:, None].to(x.dtype)
         whole = (x[:, 1:] * share).sum(1) / share.sum(1).clamp_min(1)                  # (B, d)

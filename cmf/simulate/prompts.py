@@ -15,6 +15,8 @@ to be treated as balanced. The wordings for testing share words with those for t
 import itertools
 import random
 
+from numpy.random import default_rng
+
 FAMILIES = ("balanced", "heat", "texture", "brighten", "denoise")
 
 _WARM = ("warm objects", "hot objects", "warm people", "people", "persons", "pedestrians", "hot targets",
@@ -79,12 +81,66 @@ def prompts(family: str, split: str = "train") -> list[str]:
     Raises:
         ValueError: an unknown family or split.
     """
-    if split not in ("train", "validation", "test"):
-        raise ValueError(f"no split {split!r} of the prompts; there are train, validation, test")
+    place = _place(split)
     found = sentences(family)
     random.Random(family).shuffle(found)
     fifth = len(found) // 5
-    return found[{"validation": slice(fifth), "test": slice(fifth, 2 * fifth), "train": slice(2 * fifth, None)}[split]]
+    return found[place * fifth:(place + 1) * fifth if place < 2 else None]
+
+
+_SPEAKERS = ("my uncle", "the teacher", "a farmer", "our neighbour", "the council", "her sister", "the orchestra",
+             "an old sailor", "the bank", "every student", "the committee", "his dentist", "a young poet", "the baker",
+             "the government", "my cousin", "a lawyer", "the choir", "an engineer", "the goalkeeper", "our landlord")
+_DOINGS = ("bought", "forgot", "sold", "praises", "wrote about", "will paint", "dislikes", "borrowed", "counted",
+           "has lost", "is cooking", "repaired", "voted against", "dreams of", "collects", "translated", "invented",
+           "returned", "was late for", "ordered", "argued over")
+_THINGS = ("three apples", "the annual budget", "a bowl of soup", "an opera ticket", "the history of rome",
+           "cheap furniture", "a silver spoon", "the football match", "her homework", "some butter and flour",
+           "a difficult equation", "the monthly rent", "fresh coffee", "a wooden violin", "the latin grammar",
+           "two kilos of rice", "an insurance form", "the chess club", "his favourite novel", "a pension plan",
+           "green tea with honey")
+_TIMES = ("", "", "on monday", "last winter", "before breakfast", "every year", "in the morning", "at the meeting",
+          "during the holidays", "for a friend", "in 1987", "at half past nine", "without a word", "once again",
+          "over the weekend")
+SPLITS = ("train", "validation", "test")
+
+
+def foreign(n: int, split: str = "train", seed: int = 0) -> list[str]:
+    """n sentences that have nothing to do with pictures: half of them plain ones about other things, half of words
+    of random letters and digits. No speaker, doing, thing or random word of one split is in another.
+
+    Raises ValueError on an unknown split.
+    """
+    mine = _place(split)
+    rng = default_rng((61, seed))
+    own = lambda parts: [part for k, part in enumerate(parts) if (k % 5 if k % 5 < 2 else 2) == mine]
+    one = lambda parts: parts[rng.integers(len(parts))]
+    told = [_SPEAKERS, _DOINGS, _THINGS]
+    letters = "abcdefghijklmnopqrstuvwxyz"
+
+    def word() -> str:
+        """The sum of a word's letters says of which split it is."""
+        while True:
+            found = "".join(letters[k] for k in rng.integers(0, 26, rng.integers(2, 9)))
+            if rng.random() < 0.1:
+                found = str(rng.integers(0, 10000))
+            if (code := sum(map(ord, found)) % 5) == mine or mine == 2 and code > 2:
+                return found
+
+    made = []
+    for k in range(n):
+        plain = [one(own(part)) for part in told] + [one(_TIMES)]
+        said = plain if k % 2 else [word() for _ in range(rng.integers(1, 8))]
+        cut = rng.integers(1, 4) if k % 6 == 1 else len(said)     # some are no whole sentences
+        made.append(" ".join(part for part in said[:cut] if part))
+    return made
+
+
+def _place(split: str) -> int:
+    """0 of validation, 1 of test, 2 of train."""
+    if split not in SPLITS:
+        raise ValueError(f"no split {split!r} of the prompts; there are {', '.join(SPLITS)}")
+    return ("validation", "test", "train").index(split)
 
 
 def draw(family: str, rng, split: str = "train") -> str:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from cmf.datasets import pairs
 from cmf.datasets.crops import Crops
-from cmf.simulate.prompts import FAMILIES, prompts
+from cmf.simulate.prompts import FAMILIES, foreign, prompts
 from cmf.studies.fusing import words
 
 LIFT = 0.1        # by which warm things are to be brighter than in either source, when heat is asked for
@@ -58,21 +58,20 @@ def real(names: Sequence[str] = REAL, split: str = "train") -> Pictures:
 
 
 class Texts:
-    """Sentences as an encoder tells them, by family; "other" holds sentences that are to be taken as balanced.
+    """Sentences as an encoder tells them, by family; "other" (captions) and "foreign" (`prompts.foreign`)
+    hold sentences that are to be taken as balanced.
 
     Args:
         encoder: a `cmf.encoders.clip.CLIP`. split: train, validation or test. captions: sentences about pictures.
-        each: at most so many sentences of a family. seed: of their choice and of the sentences of random words.
+        each: at most so many sentences of a family, twice as many foreign ones. seed: of their choice.
     """
 
     def __init__(self, encoder, split: str, captions: Sequence[str] = (), each: int = 300, seed: int = 0):
         rng = np.random.default_rng((61, seed))
         some = lambda found: [found[k] for k in rng.permutation(len(found))[:each]]
         self.sentences = {family: some(prompts(family, split)) for family in FAMILIES}
-        letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
-        nonsense = [" ".join("".join(rng.choice(letters, rng.integers(2, 9))) for _ in range(rng.integers(1, 8)))
-                    for _ in range(each // 3)]
-        self.sentences["other"] = some(list(captions)) + nonsense
+        self.sentences["foreign"] = foreign(2 * each, split, seed)
+        self.sentences["other"] = some(list(captions)) or self.sentences["foreign"]
         self.told = {family: words(encoder, found) for family, found in self.sentences.items()}
         self.none = words(encoder, [""])
 
@@ -92,8 +91,9 @@ class Asked(Dataset):
     """Crops with a sentence each: some ask for nothing, the others for one family; sample i is the same in every run.
 
     A batch: visible, infrared (B, 1, h, w), the inputs; text, text_mask, pooled; source_visible, source_infrared
-    (B, 1, h, w), what the fused picture is to keep; warm (B, 1, h, w), where `wanted` (B, 1, h, w) is asked for; family
-    (B,), index into FAMILIES.
+    (B, 1, h, w), what the fused picture is to keep, the inputs without the fault that is spoken of; warm (B, 1, h, w),
+    where `wanted` (B, 1, h, w) is asked for; faulty (B,) bool, inputs that are to be repaired; family (B,), index into
+    FAMILIES.
 
     Args:
         pictures, texts: see above. size: side of a crop, pixels. rounds: crops of each pair.
@@ -102,7 +102,7 @@ class Asked(Dataset):
     """
 
     def __init__(self, pictures: Pictures, texts: Texts, size: int = 128, rounds: int = 1, seed: int = 0,
-                 shares: Sequence[float] = (0.15, 0.15, 0.08, 0.08), augment: bool = True):
+                 shares: Sequence[float] = (0.14, 0.14, 0.09, 0.13), augment: bool = True):
         self.crops = Crops(pictures.visible, pictures.infrared, size, seed, augment, rounds, warm=pictures.warm)
         self.texts, self.seed = texts, seed
         self.shares = np.array([1 - sum(shares), *shares])
@@ -136,11 +136,12 @@ class Asked(Dataset):
         if family not in ("heat", "texture"):
             warm = torch.zeros_like(warm)
         says = family
-        if family == "balanced":     # half of them say nothing at all, some say something else
-            says = ("", "balanced", "other")[rng.choice(3, p=(0.5, 0.25, 0.25))]
+        if family == "balanced":     # many of them say nothing at all, some say something else
+            says = ("", "balanced", "other", "foreign")[rng.choice(4, p=(0.4, 0.24, 0.12, 0.24))]
         number = int(rng.integers(len(self.texts.sentences[says]))) if says else -1
         return dict(visible=inputs[0], infrared=inputs[1], source_visible=kept[0], source_infrared=kept[1], warm=warm,
-                    wanted=wanted, family=torch.tensor(FAMILIES.index(family)), text=(says or "balanced", number))
+                    wanted=wanted, faulty=torch.tensor(family in ("brighten", "denoise")),
+                    family=torch.tensor(FAMILIES.index(family)), text=(says or "balanced", number))
 
     @staticmethod
     def collate(batch):

@@ -19,9 +19,9 @@ from cmf.studies.asked import Asked, Texts
 from cmf.studies.fusing import TRAINED
 from cmf.training import Recipe, Result, fit
 
-WEIGHTS = dict(intensity=1.0, gradient=5.0, similarity=0.5, information=1.0, difference=0.3, artefacts=8.0, asked=2.0,
-               calm=2.0, range=2.0, understood=0.1)
-RECIPE = Recipe(epochs=8, batch=8, lr=2.5e-3, weight_decay=0.01, warmup=0.05)
+WEIGHTS = dict(intensity=1.0, gradient=6.0, similarity=0.5, information=1.3, difference=0.4, artefacts=8.0, beyond=4.0,
+               asked=2.5, calm=5.0, repaired=6.0, range=2.0, understood=0.3)
+RECIPE = Recipe(epochs=7, batch=8, lr=2.5e-3, weight_decay=0.01, warmup=0.05)
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,12 @@ class Criterion:
 
     intensity: distance from the pixelwise maximum of the sources, outside what is asked for; gradient: from the longer
     gradient; similarity: 1 - SSIM; information: 1 - visual information fidelity, the mean over both sources;
-    difference: 1 - half the sum of correlations of differences; artefacts: edges no source has; asked: distance from
-    the target of the sentence, inside warm things; calm: outside them, distance from what the same network gives
-    without a sentence; range: what lies outside [0, 1]; understood: cross-entropy of the family of the sentence.
+    difference: 1 - half the sum of correlations of differences; artefacts: edges no source has; beyond: what is
+    brighter or darker than the surroundings in both sources. These are of faultless pairs. asked: distance from the
+    target of the sentence, inside warm things; calm: where nothing is asked for, distance from what the same network
+    gives without a sentence; repaired: of a pair whose fault the sentence speaks of, distance from what it gives
+    without a sentence of the pair without that fault; range: what lies outside [0, 1]; understood: cross-entropy of
+    the family of the sentence.
     """
 
     weights: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))
@@ -44,8 +47,10 @@ class Criterion:
             raise ValueError(f"no loss term {sorted(unknown)}; there are {', '.join(WEIGHTS)}")
 
     def __call__(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        f, a, b = outputs["unclamped"], batch["source_infrared"], batch["source_visible"]
-        warm = batch["warm"]
+        whole, faulty = outputs["unclamped"], batch["faulty"]
+        sources = (batch[name] for name in ("source_infrared", "source_visible", "warm"))
+        f, a, b, warm = (x[~faulty] for x in (whole, *sources))                        # of faultless pairs
+        still = self._still(outputs, batch)
         made = dict(
             intensity=lambda: terms.intensity(f, torch.maximum(a, b), 1 - warm),
             gradient=lambda: terms.gradient(f, a, b, 1 - warm),
@@ -53,24 +58,32 @@ class Criterion:
             information=lambda: 1 - 0.5 * (terms.visual_information(a, f) + terms.visual_information(b, f)).mean(),
             difference=lambda: 1 - 0.5 * terms.difference_correlation(f, a, b).mean(),
             artefacts=lambda: terms.artefacts(f, a, b),
-            asked=lambda: terms.intensity(f, batch["wanted"], warm),
-            calm=lambda: self._calm(f, batch),
-            range=lambda: (f - f.clamp(0, 1)).abs().mean(),
+            beyond=lambda: terms.beyond(f, a, b),
+            asked=lambda: terms.intensity(f, batch["wanted"][~faulty], warm),
+            calm=lambda: terms.intensity(f, still[~faulty], 1 - warm),
+            repaired=lambda: terms.intensity(whole[faulty], still[faulty]),
+            range=lambda: (whole - whole.clamp(0, 1)).abs().mean(),
             understood=lambda: F.cross_entropy(outputs["understood"], batch["family"]))
         left_out = {"understood"} if outputs.get("understood") is None else set()
-        if self.network is None or not warm.any() or outputs.get("understood") is None:
-            left_out |= {"calm"}
+        left_out |= {"calm", "repaired"} if still is None else set() if faulty.any() else {"repaired"}
+        left_out |= set(made) - {"range", "understood", "repaired"} if faulty.all() else set()
         found = {name: made[name]() for name, weight in self.weights.items() if weight and name not in left_out}
-        found |= {name: f.new_zeros(()) for name in left_out & set(self.weights)}
+        found |= {name: whole.new_zeros(()) for name in left_out & set(self.weights)}
         return dict(loss=sum(self.weights[name] * value for name, value in found.items())) | found
 
-    def _calm(self, f: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        told = batch["warm"].amax((1, 2, 3)) > 0                                       # (B,)
-        silent = {k: batch[k][told] for k in ("visible", "infrared", "text", "pooled")}
-        silent["text_mask"] = torch.zeros_like(batch["text_mask"][told])
-        with torch.no_grad():
-            still = self.network(silent)["unclamped"]
-        return terms.intensity(f[told], still, 1 - batch["warm"][told])
+    @torch.no_grad()
+    def _still(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor | None:
+        """What the network gives of the faultless pairs without a sentence, (B, 1, h, w)."""
+        if self.network is None or outputs.get("understood") is None:
+            return None
+        told = batch["text_mask"].any(1)                                               # (B,)
+        still = outputs["unclamped"].detach().clone()
+        if told.any():
+            silent = {k: batch[k][told] for k in ("text", "pooled")}
+            silent |= {k: batch[f"source_{k}"][told] for k in ("visible", "infrared")}
+            silent["text_mask"] = torch.zeros_like(batch["text_mask"][told])
+            still[told] = self.network(silent)["unclamped"]
+        return still
 
 
 def train(network, data: Asked, held: Asked, recipe: Recipe = RECIPE, criterion: Criterion | None = None,

@@ -181,11 +181,7 @@ def fuse(model: nn.Module, visible: Tensor, infrared: Tensor, told: dict[str, Te
 def drawn(texts: Texts, family: str, n: int, seed: int = 0) -> list[tuple[str, int]]:
     """n sentences of a family, to be given to `Texts.column`. Of "caption" and "nonsense" too."""
     rng = np.random.default_rng((71, seed, n))
-    others = len(texts.sentences["other"]) - EACH // 3       # captions, then sentences of random words
-    if family == "caption":
-        return [("other", int(k)) for k in rng.integers(0, others, n)]
-    if family == "nonsense":
-        return [("other", int(k)) for k in others + rng.integers(0, EACH // 3, n)]
+    family = dict(caption="other", nonsense="foreign").get(family, family)
     return [(family, int(k)) for k in rng.integers(0, len(texts.sentences[family]), n)]
 
 
