@@ -11,7 +11,20 @@ import numpy as np
 import pytest
 
 from cmf.datasets import segmentation, segmentation_classes
-from cmf.datasets.segmentation import CLASSES, PALETTE, Sample, divide, folder, layout, load, painted, street, tensors
+from cmf.datasets.augment import Joint, Views
+from cmf.datasets.segmentation import (
+    CLASSES,
+    PALETTE,
+    Sample,
+    columns,
+    divide,
+    folder,
+    layout,
+    load,
+    painted,
+    street,
+    tensors,
+)
 from cmf.simulate.street_actors import KINDS
 
 RNG = np.random.default_rng(8)
@@ -240,10 +253,16 @@ def test_tensors(tmp_path):
     np.testing.assert_array_equal(made["label"][1], label)
     for kind, values in (("RGB", colours()), ("Modal", grey()), ("Label", np.zeros(SIZE, np.uint8))):
         store(tmp_path / kind / "b.png", values[:6])
-    with pytest.raises(ValueError, match="a has 12 x 16 rows and columns, b 6 x 16; expected one size"):
+    with pytest.raises(ValueError, match="picture 0 has 12 x 16 rows and columns, picture 1 6 x 16; expected one size"):
         tensors(samples)
-    with pytest.raises(ValueError, match="no samples; expected at least one"):
+    lists_of = tensors(samples, stack=False)
+    assert [tuple(one.shape) for one in lists_of["visible"]] == [(3, 12, 16), (3, 6, 16)]
+    views = Views(**lists_of, joint=Joint((8, 8)), rounds=2)
+    assert views[[0, 1, 2, 3]]["visible"].shape == (4, 3, 8, 8)
+    with pytest.raises(ValueError, match="0 visible, 0 infrared and 0 label pictures; expected one number, at least 1"):
         tensors([])
+    with pytest.raises(ValueError, match="2 visible, 2 infrared and 1 label pictures"):
+        columns([colours()] * 2, [grey()] * 2, [grey()])
 
 
 def test_divide():
@@ -314,6 +333,6 @@ def test_cwfid_with_files_missing(tmp_path):
 
 
 def test_examples():
-    for module, attempted in ((segmentation, 2), (segmentation_classes, 1)):
+    for module, attempted in ((segmentation, 4), (segmentation_classes, 1)):
         result = doctest.testmod(module)
         assert result.attempted == attempted and result.failed == 0

@@ -102,7 +102,8 @@ class Views(Dataset):
     variety: ten rounds and four epochs rather than forty epochs.
 
     Args:
-        visible, infrared, label: uint8 (n, 3, H, W), (n, 1, H, W), (n, H, W), see `cmf.datasets.segmentation.tensors`.
+        visible, infrared, label: uint8 (n, 3, H, W), (n, 1, H, W), (n, H, W), see `cmf.datasets.segmentation.tensors`;
+            or lists of n tensors whose sizes differ.
         joint: what is done to them. seed: of the views. rounds: views of each sample.
         more: further tensors of n rows, handed out unchanged.
 
@@ -114,8 +115,8 @@ class Views(Dataset):
     (6, torch.Size([2, 1, 4, 4]))
     """
 
-    def __init__(self, visible: Tensor, infrared: Tensor, label: Tensor, joint: Joint, seed: int = 0, rounds: int = 1,
-                 **more: Tensor):
+    def __init__(self, visible: Sequence[Tensor], infrared: Sequence[Tensor], label: Sequence[Tensor], joint: Joint,
+                 seed: int = 0, rounds: int = 1, **more: Tensor):
         self.columns = {"visible": visible, "infrared": infrared, "label": label, **more}
         lengths = {name: len(column) for name, column in self.columns.items()}
         if len(set(lengths.values())) > 1 or not len(label) or rounds < 1:
@@ -146,7 +147,7 @@ class Views(Dataset):
         row = index % len(self.columns["label"])
         word = np.random.SeedSequence((self.seed, index)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(word >> np.uint64(1)))
-        return self.joint({name: column[row:row + 1] for name, column in self.columns.items()}, generator)
+        return self.joint({name: column[row][None] for name, column in self.columns.items()}, generator)
 
 
 def _unit(picture: Tensor) -> Tensor:

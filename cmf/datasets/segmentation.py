@@ -16,8 +16,8 @@ from cmf.datasets.pairs import _listed, _stems
 from cmf.datasets.pictures import FORMATS, SUFFIXES, read, to_rgb
 from cmf.datasets.segmentation_classes import CLASSES, IGNORED, PALETTE, painted
 
-__all__ = ["CLASSES", "IGNORED", "PALETTE", "Sample", "divide", "folder", "layout", "load", "painted", "street",
-           "tensors"]
+__all__ = ["CLASSES", "IGNORED", "PALETTE", "Sample", "columns", "divide", "folder", "layout", "load", "painted",
+           "street", "tensors"]
 
 # names that the folders of a set may bear, letter case aside
 FOLDERS = {"visible": ("rgb", "visible", "vis", "vi"), "infrared": ("modal", "infrared", "thermal", "ir"),
@@ -264,37 +264,52 @@ def _indices(path: Path) -> np.ndarray:
     return values.astype(np.uint8)
 
 
-def tensors(samples: Iterable[Sample], span: tuple[float, float] | None = None) -> dict:
-    """All samples, loaded with a progress bar, as uint8 tensors to train with: visible (n, 3, H, W), infrared
-    (n, 1, H, W), label (n, H, W). The infrared is kept in 8 bits; see `load` for `span`.
-
-    Raises ValueError for no sample, samples of different sizes (two are named), and as `load`.
-    """
-    import torch
+def tensors(samples: Iterable[Sample], span: tuple[float, float] | None = None, stack: bool = True) -> dict:
+    """All samples, loaded with a progress bar, as uint8 tensors to train with, see `columns`; the infrared is kept in 8
+    bits. stack: as in `columns`. span: as in `load`. Raises ValueError as these do."""
     from tqdm import tqdm
 
-    samples = list(samples)
-    if not samples:
-        raise ValueError("no samples; expected at least one")
-    columns: dict[str, list] = {"visible": [], "infrared": [], "label": []}
-    for sample in tqdm(samples, desc="labelled pairs", unit="pair", delay=1):
-        visible, infrared, label = load(sample, span)
-        first = columns["label"][0].shape if columns["label"] else label.shape
-        if label.shape != first:
-            raise ValueError(f"{samples[0].stem} has {first[0]} x {first[1]} rows and columns, {sample.stem} "
-                             f"{label.shape[0]} x {label.shape[1]}; expected one size, load them apart")
-        columns["visible"].append(visible.transpose(2, 0, 1))
-        columns["infrared"].append(np.rint(infrared * np.float32(255)).astype(np.uint8)[None])
-        columns["label"].append(label)
-    return {name: torch.from_numpy(np.stack(column)) for name, column in columns.items()}
+    made = [load(sample, span) for sample in tqdm(list(samples), desc="labelled pairs", unit="pair", delay=1)]
+    return columns(*([one[k] for one in made] for k in range(3)), stack=stack)
+
+
+def columns(visible: Sequence, infrared: Sequence, label: Sequence, stack: bool = True) -> dict:
+    """n pictures as uint8 tensors: visible (n, 3, H, W), infrared (n, 1, H, W), label (n, H, W).
+
+    visible: n of uint8 (H, W, 3). infrared: n of (H, W), uint8 or floats in [0, 1]. label: n of uint8 (H, W).
+    stack: False for lists of tensors, as pictures of different sizes need.
+
+    Raises ValueError for no picture, numbers that differ, and pictures of different sizes that are to be stacked.
+
+    >>> made = street(2, "test", seed=1, size=(48, 64))
+    >>> columns(made["visible"], made["infrared"], made["label"])["visible"].shape
+    torch.Size([2, 3, 48, 64])
+    """
+    import torch
+
+    if not len(label) or len({len(visible), len(infrared), len(label)}) > 1:
+        raise ValueError(f"{len(visible)} visible, {len(infrared)} infrared and {len(label)} label pictures; expected "
+                         "one number, at least 1")
+    sizes = [np.shape(one) for one in label]
+    other = next((size for size in sizes if size != sizes[0]), None)
+    if stack and other:
+        raise ValueError(f"picture 0 has {sizes[0][0]} x {sizes[0][1]} rows and columns, picture {sizes.index(other)} "
+                         f"{other[0]} x {other[1]}; expected one size, or stack=False for lists")
+    grey = [one if one.dtype == np.uint8 else np.rint(one * np.float32(255)).astype(np.uint8) for one in infrared]
+    made = {"visible": [np.moveaxis(one, 2, 0) for one in visible], "infrared": [one[None] for one in grey],
+            "label": list(label)}
+    tensor = lambda plane: torch.from_numpy(np.ascontiguousarray(plane))
+    return {name: tensor(np.stack(planes)) if stack else [tensor(plane) for plane in planes]
+            for name, planes in made.items()}
 
 
 def street(n: int, split: str, seed: int, size: tuple[int, int] = (128, 160), dials=None) -> dict:
     """n simulated, labelled street scenes, see `cmf.simulate.street.simulate_pairs`, whose arguments these are.
 
     dials: default twice the usual number of people and things, as small ones are rare otherwise. Returns a dict:
-    visible uint8 (n, H, W, 3); infrared uint8 (n, H, W); label uint8 (n, H, W), see CLASSES["street"], what the visible
-    camera sees of each thing; light, weather, ids: n names. Raises ValueError as `simulate_pairs` does.
+    visible uint8 (n, H, W, 3); infrared uint8 (n, H, W); label uint8 (n, H, W), see CLASSES["street"]; light, weather,
+    ids: n names. The label tells what stands foremost in the visible, so that a car behind smoke, which the infrared
+    shows, is smoke. Raises ValueError as `simulate_pairs` does.
 
     >>> made = street(2, "test", seed=1, size=(48, 64))
     >>> made["visible"].shape, made["label"].dtype
