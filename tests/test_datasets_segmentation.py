@@ -91,6 +91,13 @@ def test_splits_that_are_folders(tmp_path, name, names):
         layout(name, tmp_path, "validation")
 
 
+def test_pictures_without_labels(tmp_path):
+    put(tmp_path / "train", "1", names=("vi", "ir", "mask"))
+    with pytest.raises(FileNotFoundError, match="train: no folder of label pictures; expected one named label or "
+                                                "labels or segmentation_labels, the folders there are: ir, mask, vi"):
+        layout("msrs", tmp_path, "train")
+
+
 def test_mfnet_of_four_channels_and_its_mirrored_names(tmp_path):
     four = RNG.integers(0, 256, (*SIZE, 4), np.uint8)
     label = RNG.integers(0, 9, SIZE, np.uint8)

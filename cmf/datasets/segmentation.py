@@ -91,7 +91,7 @@ def folder(root, split: str | None = None, classes: Sequence[str] = CLASSES["mfn
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; expected one with visible, infrared and label pictures")
     parts = {part: root / name for part, names in PARTS.items() for name in names
-             if (root / name).is_dir() and _kind(root / name, "label")}
+             if (root / name).is_dir() and any(_kind(root / name, kind) for kind in FOLDERS)}
     if parts:
         _known(root, split, parts)
         return [sample for part in ([split] if split else parts) for sample in _samples(parts[part], None, classes)]
