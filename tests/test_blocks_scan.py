@@ -105,15 +105,55 @@ def test_blocks_of_channels_add_up(backend, monkeypatch):
 
 
 @NUMBA.marks[0]
-def test_threads_do_not_change_the_compiled_scan():
-    inputs = given(1, 70, 20, 4)
+@pytest.mark.parametrize("channels, groups", [(70, None), (200, 2)])
+def test_threads_do_not_change_a_digit_of_the_compiled_scan(channels, groups):
+    inputs, found = given(1, channels, 70, 4, groups, dtype=torch.float32), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(gradients(inputs, "numba") | {"y": selective_scan(**inputs, backend="numba")})
     torch.set_num_threads(1)
-    one = gradients(inputs, "numba")
+    for name in found[0]:
+        assert torch.equal(found[0][name], found[1][name]) and torch.equal(found[0][name], found[2][name]), name
+
+
+@NUMBA.marks[0]
+def test_compiled_scan_takes_no_more_threads_than_torch(monkeypatch):
+    from cmf.blocks import scan_numba
+
+    pools, jobs = [], scan_numba._blocks(3, 200)
+    pool = scan_numba.ThreadPoolExecutor
+    monkeypatch.setattr(scan_numba, "ThreadPoolExecutor", lambda workers: pools.append(workers) or pool(workers))
+    for threads in (1, 2, 50):
+        torch.set_num_threads(threads)
+        done = []
+        scan_numba._each(lambda *job, done=done: done.append(job), jobs)
+        assert sorted(map(str, done)) == sorted(map(str, jobs))
+    torch.set_num_threads(1)
+    assert pools == [1, len(jobs) - 1]  # beside the caller; none for one thread
+    wide = [p for q, r, p in jobs if r == 0]
+    assert [i for p in wide for i in range(200)[p]] == list(range(200))
+
+
+@NUMBA.marks[0]
+def test_an_error_in_a_thread_is_raised():
+    from cmf.blocks import scan_numba
+
     torch.set_num_threads(2)
-    two = gradients(inputs, "numba")
+    with pytest.raises(ZeroDivisionError):
+        scan_numba._each(lambda x: 1 / x, [(1,), (0,), (2,)])
     torch.set_num_threads(1)
-    for name in inputs:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-12, atol=1e-13)
+
+
+@NUMBA.marks[0]
+def test_compiled_softplus_keeps_its_digits():
+    x = torch.cat([torch.linspace(-15, 30, 5001), torch.linspace(-2, 2, 999)])[None, :, None]
+    one, delta, wide = torch.ones(1, 1, 1), x.clone().requires_grad_(), x.double().requires_grad_()
+    y = selective_scan(torch.ones_like(x), delta, -torch.ones(6000, 1), one, one, None, None, True, "numba")
+    expected = torch.nn.functional.softplus(wide, threshold=100)
+    assert (y / expected - 1).abs().max() < 1e-6  # a single step's output is the step
+    got, = torch.autograd.grad(y.sum(), delta)
+    slope, = torch.autograd.grad(expected.sum(), wide)
+    assert (got / slope - 1).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("backend", ["reference", *FAST])
@@ -138,21 +178,32 @@ def test_half_precision_keeps_a_float32_state(backend):
 
 
 def test_unchosen_backend_is_a_fast_one(monkeypatch):
-    assert scan._backend(None, torch.device("cuda")) is scan.scan_chunked.scan
-    monkeypatch.setattr(scan, "_numba", lambda: None)
-    assert scan._backend(None, torch.device("cpu")) is scan.scan_chunked.scan
-    monkeypatch.setattr(scan, "_numba", lambda: "compiled")
-    assert scan._backend(None, torch.device("cpu")) == "compiled"
+    monkeypatch.setattr(scan, "FOUND", {"numba": False, "triton": False})
+    for device in ("cpu", "cuda", "mps"):
+        assert scan._backend(None, torch.device(device)) is scan.scan_chunked.scan
+    monkeypatch.setattr(scan, "FOUND", {"numba": True, "triton": True})
+    assert scan._backend(None, torch.device("mps")) is scan.scan_chunked.scan
+
+
+@NUMBA.marks[0]
+def test_unchosen_backend_on_the_cpu_is_the_compiled_one():
+    from cmf.blocks import scan_numba
+    assert scan._backend(None, torch.device("cpu")) is scan_numba.scan
 
 
 def test_backends_that_cannot_be_used_are_refused(monkeypatch):
-    with pytest.raises(ValueError, match="'triton' is unknown; choose one of reference, chunked, numba"):
+    with pytest.raises(ValueError, match="'cuda' is unknown; choose one of reference, chunked, numba, triton, or None"):
+        selective_scan(**given(), backend="cuda")
+    monkeypatch.setattr(scan, "FOUND", {"numba": True, "triton": True})
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="'triton' runs on CUDA, and u is on cpu; move it, use 'chunked', or set"):
         selective_scan(**given(), backend="triton")
     with pytest.raises(ValueError, match="runs on the CPU, and u is on meta; move it or use 'chunked'"):
         selective_scan(**{name: x.to("meta") for name, x in given().items()}, backend="numba")
-    monkeypatch.setattr(scan, "_numba", lambda: None)
-    with pytest.raises(ValueError, match="needs the package numba, which cannot be imported"):
-        selective_scan(**given(), backend="numba")
+    monkeypatch.setattr(scan, "FOUND", {"numba": False, "triton": False})
+    for name in ("numba", "triton"):
+        with pytest.raises(ValueError, match=f"needs the package {name}, which is not installed; use 'chunked'"):
+            selective_scan(**given(), backend=name)
 
 
 @pytest.mark.parametrize("name, value, words", [
@@ -173,14 +224,6 @@ def test_shapes_that_do_not_belong_together_are_refused(name, value, words):
 def test_groups_that_do_not_divide_the_channels_are_refused():
     with pytest.raises(ValueError, match="6 channels do not divide into the 4 groups"):
         selective_scan(**given(groups=4))
-
-
-@pytest.mark.parametrize("backend", FAST)
-def test_operator_has_a_fake_kernel(backend):
-    inputs = given()
-    with torch._subclasses.FakeTensorMode() as mode:
-        y = selective_scan(**{name: mode.from_tensor(x) for name, x in inputs.items()}, backend=backend)
-    assert y.shape == inputs["u"].shape and y.dtype == torch.float64
 
 
 ORDERS = [(None, False), (4, False), (4, True), (3, False), (50, True)]

@@ -4,16 +4,19 @@ Axes: Z batch, D channels, L length, N states, G groups, R rows (Z x G), P chann
 H, W rows and columns of a picture, K directions.
 """
 
+import importlib.util
+import os
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cmf.blocks import scan_chunked
+from cmf.blocks.scan_operator import finished, prepared
 
-BACKENDS = ("reference", "chunked", "numba")
+BACKENDS = ("reference", "chunked", "numba", "triton")
+FOUND = {name: importlib.util.find_spec(name) is not None for name in ("numba", "triton")}
 
 
 def selective_scan(
@@ -35,7 +38,9 @@ def selective_scan(
         delta_bias: (D,) added to delta, or None.
         delta_softplus: pass delta (with its bias) through log(1 + exp(.)).
         backend: "reference" (the recurrence, step by step), "chunked" (plain torch, any device), "numba"
-            (compiled, CPU); None takes numba where it can be used, else chunked.
+            (compiled, CPU, torch's number of threads, which does not change a digit), "triton" (compiled, CUDA); None
+            takes numba or triton where it can be used, else chunked. triton also runs on the CPU, very slowly, where
+            the environment has TRITON_INTERPRET=1 before Triton is imported.
 
     Returns: y (Z, D, L), of u's type.
 
@@ -50,21 +55,7 @@ def selective_scan(
     B, C = (x[:, None] if x.ndim == 3 else x for x in (B, C))               # (Z, G, N, L) each
     _check(u, delta, A, B, C, D, delta_bias)
     scan = _backend(backend, u.device)
-    given = [x for x in (u, delta, A, B, C, D, delta_bias) if x is not None]
-    wide = torch.float64 if any(x.dtype == torch.float64 for x in given) else torch.float32
-    batch, groups = B.shape[:2]
-    x, step = u.to(wide), delta.to(wide)
-    if delta_bias is not None:
-        step = step + delta_bias.to(wide)[:, None]
-    if delta_softplus:
-        step = F.softplus(step)
-    rows = lambda v: v.unflatten(1, (groups, -1)).flatten(0, 1)             # (Z, D, L) -> (R, P, L)
-    rates = A.to(wide).expand(batch, *A.shape)                              # (Z, D, N)
-    y = scan(rows(x), rows(step), rows(rates), B.to(wide).flatten(0, 1), C.to(wide).flatten(0, 1))
-    y = y.view(u.shape)
-    if D is not None:
-        y = torch.addcmul(y, x, D.to(wide)[:, None])
-    return y.to(u.dtype)
+    return scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
 
 
 def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, bias: Tensor | None) -> None:
@@ -92,34 +83,34 @@ def _backend(name: str | None, device: torch.device) -> Callable:
     """The scan called `name`, or the fastest that `device` allows."""
     if name not in (None, *BACKENDS):
         raise ValueError(f"scan backend {name!r} is unknown; choose one of {', '.join(BACKENDS)}, or None")
-    if name == "reference":
-        return _reference
-    if name == "chunked" or name is None and (device.type != "cpu" or _numba() is None):
-        return scan_chunked.scan
-    if device.type != "cpu":
-        raise ValueError(f"scan backend 'numba' runs on the CPU, and u is on {device}; move it or use 'chunked'")
-    if _numba() is None:
-        raise ValueError("scan backend 'numba' needs the package numba, which cannot be imported; use 'chunked'")
-    return _numba()
-
-
-@cache
-def _numba() -> Callable | None:
-    """The compiled scan, or None where Numba cannot be imported."""
-    try:
+    if name is None:
+        fastest = {"cpu": "numba", "cuda": "triton"}.get(device.type)
+        name = fastest if FOUND.get(fastest) else "chunked"
+    if not FOUND.get(name, True):
+        raise ValueError(f"scan backend {name!r} needs the package {name}, which is not installed; use 'chunked'")
+    if name == "numba":
+        if device.type != "cpu":
+            raise ValueError(f"scan backend 'numba' runs on the CPU, and u is on {device}; move it or use 'chunked'")
         from cmf.blocks import scan_numba
-    except ImportError:
-        return None
-    return scan_numba.scan
+        return scan_numba.scan
+    if name == "triton":
+        if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+            raise ValueError(f"scan backend 'triton' runs on CUDA, and u is on {device}; move it, use 'chunked', or "
+                             "set TRITON_INTERPRET=1 before Triton is imported to try it without a device")
+        from cmf.blocks import scan_triton
+        return scan_triton.scan
+    return scan_chunked.scan if name == "chunked" else _reference
 
 
-def _reference(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """The recurrence as it is written: u, delta (R, P, L); A (R, P, N); B, C (R, N, L) -> (R, P, L)."""
+def _reference(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, bias: Tensor | None,
+               softplus: bool) -> Tensor:
+    """The recurrence as it is written."""
+    rows, step, A, B, C = prepared(u, delta, A, B, C, D, bias, softplus)
     state, out = torch.zeros_like(A), []                                    # (R, P, N)
-    for x, dt, b, c in zip(*(v.unbind(-1) for v in (u, delta, B, C)), strict=True):
+    for x, dt, b, c in zip(*(v.unbind(-1) for v in (rows, step, B, C)), strict=True):
         state = torch.exp(dt[..., None] * A) * state + (dt * x)[..., None] * b[:, None]
         out.append((state * c[:, None]).sum(-1))                            # (R, P)
-    return torch.stack(out, -1)
+    return finished(torch.stack(out, -1), u, D)
 
 
 @lru_cache(maxsize=64)

@@ -1,48 +1,17 @@
 """The selective scan in plain torch: all chunks of the sequence step together, and backward recomputes the states.
 
-Axes: R rows (batch x groups), P channels of a group, L length, N states, K chunks, T steps of a chunk.
+Axes: Z batch, D channels, R rows (batch x groups), P channels of a group, L length, N states, K chunks,
+T steps of a chunk.
 """
-
-import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cmf.blocks.scan_operator import empty_starts, finished, operator, prepared
+
 BLOCK = 1 << 22  # states held at once (P x N x L of a block of channels): bounds memory, 16 MiB in float32
-
-
-def operator(name: str, forward: Callable, backward: Callable) -> Callable:
-    """Register the custom operator `name` of a scan, with shapes for torch.compile and its gradient.
-
-    `forward(u, delta, A, B, C) -> (y, starts)` and
-    `backward(u, delta, A, B, C, starts, grad) -> (du, ddelta, dA, dB, dC)` are typed functions of tensors;
-    `starts` (R, K, N, P) is the state at the beginning of each chunk. Gradients of gradients are not defined.
-    """
-    run = torch.library.custom_op(f"cmf::{name}", forward, mutates_args=())
-    back = torch.library.custom_op(f"cmf::{name}_backward", backward, mutates_args=())
-
-    @run.register_fake
-    def _(u, delta, A, B, C):
-        return torch.empty_like(u), u.new_empty(u.shape[0], chunks(u.shape[-1])[0], A.shape[2], u.shape[1])
-
-    @back.register_fake
-    def _(u, delta, A, B, C, starts, grad):
-        return tuple(torch.empty_like(x) for x in (u, delta, A, B, C))
-
-    def keep(ctx, inputs, output):
-        ctx.save_for_backward(*inputs, output[1])
-        ctx.mark_non_differentiable(output[1])
-
-    run.register_autograd(lambda ctx, grad, _: back(*ctx.saved_tensors, grad.contiguous()), setup_context=keep)
-    return lambda *inputs: run(*(x.contiguous() for x in inputs))[0]
-
-
-def chunks(length: int) -> tuple[int, int]:
-    """Number K and steps T of the chunks of a sequence: about the square root of its length each."""
-    steps = max(1, math.isqrt(length))
-    return -(-length // steps), steps
+STEPS = 96       # T, near the square root of the lengths of pictures: as many chunks side by side as steps
 
 
 def _stepped(x: Tensor, number: int, steps: int) -> Tensor:
@@ -84,30 +53,60 @@ def _carried(decay: Tensor, state: Tensor) -> Tensor:
     return start
 
 
-def _forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+def _forward(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, bias: Tensor | None, softplus: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    starts = empty_starts(u, delta, A, B, C, D, bias, STEPS, keep)
+    y = _outputs(*prepared(u, delta, A, B, C, D, bias, softplus), starts if keep else None)
+    return finished(y, u, D), starts
+
+
+def _outputs(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, starts: Tensor | None) -> Tensor:
+    """y (R, P, L) of rows; fills `starts` (R, K, N, P) where given."""
     length = u.shape[-1]
-    number, steps = chunks(length)
+    number, steps = -(-length // STEPS), STEPS
     b, c = _stepped(B, number, steps), _stepped(C, number, steps)           # (T, R, N, K) each
-    y, starts = torch.empty_like(u), u.new_empty(u.shape[0], number, A.shape[2], u.shape[1])
+    y = torch.empty_like(u)
     for block in _blocks(delta, A.shape[2]):
         dt = _stepped(delta[:, block], number, steps)                       # (T, R, P, K)
         drive = dt * _stepped(u[:, block], number, steps)                   # (T, R, P, K)
         decay = _decays(dt, A[:, block])                                    # (T, R, N, P, K)
         state = _starts(decay, drive, b)                                    # (R, N, P, K)
-        starts[..., block] = state.permute(0, 3, 1, 2)
+        if starts is not None:
+            starts[..., block] = state.permute(0, 3, 1, 2)
         out = torch.empty_like(drive)                                       # (T, R, P, K)
         for t in range(steps):
             state.mul_(decay[t]).addcmul_(drive[t][:, None], b[t][:, :, None])
             torch.sum(state * c[t][:, :, None], 1, out=out[t])
         y[:, block] = _sequence(out, length)
-    return y, starts
+    return y
 
 
 def _backward(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, starts: Tensor, grad: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, bias: Tensor | None, softplus: bool,
+    starts: Tensor, grad: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows = prepared(u, delta, A, B, C, D, bias, softplus)
+    slope = grad.to(starts.dtype)                                           # (Z, D, L)
+    du, ddelta, dA, dB, dC = _gradients(*rows, starts, slope.reshape(rows[0].shape))
+    du, ddelta = du.reshape(u.shape), ddelta.reshape(u.shape)
+    dD, dbias = u.new_empty(0), u.new_empty(0)
+    if D is not None:
+        dD = torch.einsum("zdl,zdl->d", slope, u.to(slope.dtype)).to(D.dtype)
+        du = torch.addcmul(du, slope, D.to(du.dtype)[:, None])
+    if softplus:
+        ddelta.mul_(-torch.expm1(-rows[1].reshape(u.shape)))                # 1 - exp(-softplus(x)) is its slope at x
+    if bias is not None:
+        dbias = ddelta.sum((0, 2)).to(bias.dtype)
+    return (du.to(u.dtype), ddelta.to(delta.dtype), dA.reshape(u.shape[0], *A.shape).sum(0).to(A.dtype),
+            dB.reshape(B.shape).to(B.dtype), dC.reshape(C.shape).to(C.dtype), dD, dbias)
+
+
+def _gradients(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, starts: Tensor, grad: Tensor) -> tuple:
+    """Gradients of u, delta (R, P, L), A (R, P, N), B and C (R, N, L), from that of y (R, P, L)."""
     length = u.shape[-1]
-    number, steps = chunks(length)
+    number, steps = -(-length // STEPS), STEPS
     b, c = _stepped(B, number, steps), _stepped(C, number, steps)           # (T, R, N, K) each
     du, ddelta, dA = torch.empty_like(u), torch.empty_like(delta), torch.empty_like(A)
     db, dc = torch.zeros_like(b), torch.zeros_like(c)
@@ -142,4 +141,4 @@ def _backward(
     return du, ddelta, dA, _sequence(db, length).contiguous(), _sequence(dc, length).contiguous()
 
 
-scan = operator("scan_chunked", _forward, _backward)
+scan = operator("scan_chunked", _forward, _backward, STEPS)
