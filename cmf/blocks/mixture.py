@@ -5,7 +5,6 @@ Axes: B maps, C channels, H, W rows and columns.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 

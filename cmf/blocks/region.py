@@ -65,7 +65,7 @@ class TextGate(nn.Module):
     def __init__(self, width: int, text: int, hidden: int = 32):
         super().__init__()
         self.query = nn.Linear(width, text)
-        self.sharpness = nn.Parameter(torch.tensor(2.3))                                        # c: ten times the cosine
+        self.sharpness = nn.Parameter(torch.tensor(2.3))                                    # c: ten times the cosine
         self.gate = nn.Sequential(nn.Linear(text + 1, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
     def forward(self, v: Tensor, mask: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:

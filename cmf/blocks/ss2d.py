@@ -128,7 +128,8 @@ class SS2D(Scans):
         if self.tile is None:
             along = [x.flatten(2) if k % 2 == 0 else x.mT.flatten(2) for k, x in enumerate(parts)]
         else:
-            orders = [visiting_order(*size, self.tile, self.dilated, turned).to(said.device) for turned in (False, True)]
+            orders = [visiting_order(*size, self.tile, self.dilated, turned).to(said.device)
+                      for turned in (False, True)]
             along = [x.flatten(2)[..., orders[k % 2]] for k, x in enumerate(parts)]
         return torch.stack([*along[:2], *(x.flip(-1) for x in along[2:])], 1)
 

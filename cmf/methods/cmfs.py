@@ -13,7 +13,8 @@ Corrected against that code, and in `Config.published` where a name is given, to
   "frozen"     no parameter of any selective scan is trained
   "text"       the gate by text averages the channels away, knows one picture size, and each prompt has a fixed place
   "shuffle"    channels are left shuffled before pretrained layers; an undone shuffle is no shuffle, so none is here
-  "head"       the fused picture is drawn without its sources, and Sobel filters are overwritten by random numbers
+  "head"       the fused picture is drawn without its sources, Sobel filters are overwritten by random numbers, and
+               134 maps are enlarged to full size
 Corrected without a name: regions and bands fit every size; pictures are normalised as the encoder expects; an infrared
 picture has one channel; text is encoded once and is no part of checkpoints; batch norms have one epsilon in
 training and use; any batch; balanced experts, unsigned gradients (`cmf.segmentation_losses`). The head that labels
@@ -104,8 +105,8 @@ def tiny(classes: int = 9, text_width: int = 512, **changes) -> Config:
 
 def small(classes: int = 9, text_width: int = 512, **changes) -> Config:
     """About 2 M parameters, which two CPU cores train in minutes; `changes` are other fields of `Config`."""
-    size = dict(widths=(32, 48, 80, 128), depths=(1, 1, 2, 1), regions=(5, 5, 2, 1), band_states=(4, 4), band_ratio=2,
-                mixer_states=4, pairs=1, expert_states=4, per="region", side=4, embed=64, embed_states=4, drop=0.05)
+    size = dict(widths=(32, 48, 80, 96), depths=(1, 1, 2, 1), regions=(5, 5, 2, 1), band_states=(4, 4), band_ratio=1,
+                mixer_states=4, pairs=1, expert_states=4, per="region", side=4, embed=48, embed_states=4, drop=0.05)
     return Config(classes=classes, text_width=text_width, **size | changes)
 
 
@@ -192,7 +193,7 @@ class CMFS(nn.Module):
                 raise ValueError(f"the batch has no {name} picture; it holds {', '.join(batch) or 'nothing'}")
             x, channels = batch[name], 3 if name == "visible" else 1
             if x.ndim != 4 or x.shape[1] != channels or min(x.shape[2:]) < 32:
-                raise ValueError(f"{name} has shape {tuple(x.shape)}; give (B, {channels}, H, W) with H and W at least 32")
+                raise ValueError(f"{name} has shape {tuple(x.shape)}; give (B, {channels}, H, W), H and W at least 32")
         found = [batch[name] for name in names]
         if len(found) == 2 and (len(found[0]), *found[0].shape[2:]) != (len(found[1]), *found[1].shape[2:]):
             raise ValueError(f"visible has shape {tuple(found[0].shape)} and infrared {tuple(found[1].shape)}; "
@@ -257,17 +258,19 @@ class Fuse(nn.Module):
 
         base = s visible + (1 - s) infrared;   fused = base + t (1 - base) for t > 0, base + t base for t < 0
 
-    with 0 < s < 1 and -1 < t < 1, so that fused stays in [0, 1]. As published it is sigmoid(conv1 y) instead.
+    with 0 < s < 1 and -1 < t < 1, so that fused stays in [0, 1]. The streams' features are joined at 1/4 of the size
+    and meet the pictures in full size. As published they meet there one by one, and fused is sigmoid(conv1 y).
     """
 
     def __init__(self, c: Config, streams: int, published: bool):
         super().__init__()
-        self.published = published
-        self.sources = 2 if c.use in ("both", "early") else 1
+        self.published, self.sources, self.streams = published, 2 if c.use in ("both", "early") else 1, streams
         unit = lambda width: nn.Sequential(nn.Conv2d(width, c.full, 1), nn.BatchNorm2d(c.full, eps=EPS), nn.ReLU())
         self.reduce = nn.ModuleList(nn.ModuleList(unit(width) for _ in range(streams)) for width in c.widths)
-        raw = 3 if c.use in ("visible", "infrared") else 6
-        self.join = nn.Conv2d(streams * len(c.widths) * c.full + raw, c.full, 3, padding=1)
+        told = streams * len(c.widths) * c.full
+        self.coarse = None if published else nn.Sequential(nn.Conv2d(told, c.full, 3, padding=1),
+                                                           nn.BatchNorm2d(c.full, eps=EPS), nn.ReLU())
+        self.join = nn.Conv2d((told if published else c.full) + 3 * self.sources, c.full, 3, padding=1)
         self.norm = nn.BatchNorm2d(c.full, eps=EPS)
         self.detail = Detail(c.full, fixed=not published)
         self.draw = nn.Conv2d(c.full, 3 if published else 3 + (self.sources == 2), 1)
@@ -278,14 +281,15 @@ class Fuse(nn.Module):
 
     def forward(self, parts: list[Tensor], pictures: list[Tensor]) -> Tensor:
         """Parts by stage and stream, and the pictures (B, 3 or 1, H, W) -> fused (B, 3, H, W) in [0, 1]."""
-        size, streams = pictures[0].shape[2:], len(self.reduce[0])
+        size, here = pictures[0].shape[2:], parts[0].shape[2:]
         pictures = [x.expand(-1, 3, -1, -1) for x in pictures]
-        raw = torch.cat(pictures, 1)
-        *weights, last = self.join.weight.split([parts[0].shape[1]] * len(parts) + [raw.shape[1]], 1)
-        y = F.conv2d(raw, last, self.join.bias, padding=1)
-        for n, (part, weight) in enumerate(zip(parts, weights, strict=True)):           # a convolution of all, by parts
-            y = y + F.conv2d(enlarged(part, 4 * 2 ** (n // streams), size), weight, padding=1)
-        y = self.draw(self.detail(F.relu(self.norm(y))))
+        factors = [2 ** (n // self.streams) for n in range(len(parts))]
+        if self.published:
+            y = [enlarged(part, 4 * factor, size) for part, factor in zip(parts, factors, strict=True)]
+        else:
+            y = [enlarged(part, factor, here) for part, factor in zip(parts, factors, strict=True)]
+            y = [enlarged(self.coarse(torch.cat(y, 1)), 4, size)]
+        y = self.draw(self.detail(F.relu(self.norm(self.join(torch.cat([*y, *pictures], 1))))))
         if self.published:
             return y.sigmoid()
         base = pictures[0]
