@@ -179,6 +179,8 @@ def test_a_killed_process_ends_the_run_which_resumes_exactly(cases, tmp_path, le
     assert f"process {1 - lethal} of 2 lost another one" in done.stderr and "to resume from it" in done.stderr
     assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["epoch"] == 2
     assert not list((tmp_path / "run").glob("*.part"))
+    if lethal == 0:                                         # either may die; resuming is the same
+        return
     done = launch(tmp_path, "draw", tmp_path / "out", tmp_path / "run")
     assert done.returncode == 0, done.stderr[-3000:]
     for resumed, whole in zip(both(tmp_path / "out"), cases, strict=False):
