@@ -1,4 +1,4 @@
-"""CMAF: the properties that the corrected method claims, and the published arithmetic's lack of them."""
+"""CMAF: the properties that the corrected method claims."""
 
 from dataclasses import replace
 
@@ -7,16 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from cmf.methods.cmaf import (
-    CMAF,
-    Config,
-    PublishedBaseline,
-    PublishedCMAF,
-    criterion,
-    mean_frame,
-    published_criterion,
-    time_features,
-)
+from cmf.methods.cmaf import CMAF, Config, criterion, time_features
 from cmf.training import Recipe, Tensors, fit
 
 CONFIG = Config(visual=6, text=5, motion=2, width=16, heads=2)
@@ -148,6 +139,37 @@ def test_videos_without_text(use):
     assert not bare["has_text"].any()
 
 
+def test_with_its_own_network_vision_answers_alone_and_text_adds():
+    net, some = model(gamma=0.0, own=True), batch()
+    out = net(some)
+    assert out["verbal_logits"].std() < 1e-5, "untrained, the words add a constant"
+    for part in (net, net.sight):
+        part.gamma.data.fill_(0.1)
+    out = net(some)
+    torch.testing.assert_close(out["logits"], out["visual_logits"] + out["verbal_logits"])
+    said = net(some | dict(text=torch.randn(3, 12, 5)))
+    assert torch.equal(said["visual_logits"], out["visual_logits"])
+    assert (said["verbal_logits"] - out["verbal_logits"]).abs().max() > 1e-3
+    torch.testing.assert_close(out["visual_logits"], net.sight(some)["logits"])
+    out["logits"].sum().backward()
+    assert all(p.grad is None for p in net.sight.parameters()), "the sum does not train the network of vision"
+    some["segments"][0, 5:] = False
+    assert (net(some)["logits"][0, 5:].sigmoid() < 1e-8).all()
+    criterion(frames=0.5)(net.train()(some), some)["loss"].backward()
+    for name, p in net.named_parameters():
+        assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().max() > 0, name
+
+
+def test_each_answer_is_asked_the_same():
+    torch.manual_seed(0)
+    net, some = CMAF(replace(CONFIG, own=True)).eval(), batch()
+    terms = criterion(instances=0.5, frames=2.0, alignment=0, diversity=0, smooth=0, sparse=0)(net(some), some)
+    names = [f"{who}{what}" for who in ("", "visual_", "verbal_") for what in ("instances", "frames")]
+    assert set(names) < set(terms)
+    weigh = dict(instances=0.5, frames=2.0)
+    torch.testing.assert_close(terms["loss"], sum(weigh[name.split("_")[-1]] * terms[name] for name in names))
+
+
 def test_text_dropout_takes_the_text_of_the_stated_share():
     torch.manual_seed(0)
     net = CMAF(replace(CONFIG, text_dropout=0.5)).train()
@@ -187,6 +209,7 @@ def test_fresh_attention_prefers_words_near_in_time():
     (dict(use="x_from_v"), "one of none, v_from_x, bidirectional, got 'x_from_v'"),
     (dict(fusion="product"), "one of gate, sum, concat, none, got 'product'"),
     (dict(vision=False, use="none"), "without vision and without text nothing is left"),
+    (dict(own=True, use="none"), "own gives vision a network beside that of the words"),
     (dict(window=4), "odd number of segments, got 4"),
 ])
 def test_configurations_that_make_no_sense(change, words):
@@ -210,68 +233,6 @@ def test_batches_that_make_no_sense(change, words):
     some = {name: x for name, x in (batch() | change).items() if x is not None}
     with pytest.raises(ValueError, match=words):
         model()(some)
-
-
-def published_batch(videos=4):
-    draw = torch.Generator().manual_seed(0)
-    some = batch(videos) | dict(visual=torch.randn(videos, 8, 32, generator=draw))
-    return some | dict(text=torch.randn(videos, 12, 24, generator=draw))
-
-
-def published():
-    torch.manual_seed(0)
-    return PublishedCMAF(32, 24).eval()
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def test_published_parameters():
-    full = PublishedCMAF()
-    assert count(full.fusion) == 3_810_816 and count(full.head) == 165_121
-    assert count(PublishedBaseline().head) == 131_585
-    dead = 2 * (2 * 512 * 512 + 2 * 512)                       # W_q, W_k and their biases of both attentions
-    assert dead == 1_050_624 and dead / count(full.fusion) == pytest.approx(0.276, abs=5e-4)
-
-
-def test_published_attention_is_the_constant_one_and_its_queries_are_dead():
-    net, some = published(), published_batch()
-    out = net(some)
-    for name in ("attention", "back"):
-        assert (out[name] == 1).all() and out[name].shape == (4, 8, 1, 1)
-    published_criterion(out, some)["loss"].backward()
-    for attention in (net.fusion["to_text"], net.fusion["to_visual"]):
-        assert (attention.in_proj_weight.grad[:64] == 0).all() and (attention.in_proj_bias.grad[:64] == 0).all()
-        assert attention.in_proj_weight.grad[64:].abs().max() > 0
-    key = torch.randn(4, 1, 32)
-    outputs = [net.fusion["to_text"](torch.randn(4, 1, 32), key, key)[0] for _ in range(2)]
-    assert torch.equal(*outputs)
-
-
-def test_published_alignment_has_no_gradient():
-    net, some = published(), published_batch()
-    terms = published_criterion(net(some), some)
-    assert not terms["alignment"].requires_grad and float(terms["alignment"]) > 0
-    with_it = torch.autograd.grad(terms["loss"], net.fusion["text"][0].weight)[0]
-    terms = published_criterion(net(some), some)
-    assert torch.equal(torch.autograd.grad(terms["classification"], net.fusion["text"][0].weight)[0], with_it)
-
-
-def test_published_score_is_one_a_video_and_reads_one_caption():
-    net, some = published(), published_batch()
-    some["segments"][0, 5:] = False
-    out = net(some)
-    assert (out["logits"][1:] == out["score"][1:, None]).all() and (out["logits"][0, 5:] < -10).all()
-    later = some["text"].clone()
-    later[:, 3:] = 0.0                                          # the words of captions 2 to 4
-    same(net(some | dict(text=later)), out)
-    same(net(some | dict(text_caption=some["text_caption"] + 2)), out)
-    mean, _ = mean_frame(some, 3)
-    torch.testing.assert_close(mean[0], some["visual"][0, [0, 2, 4]].mean(0))
-    torch.testing.assert_close(mean[1], some["visual"][1, [0, 3, 7]].mean(0))
-    flat = PublishedBaseline(32)(some)
-    assert "alignment" not in published_criterion(flat, some) and flat["logits"].shape == (4, 8)
 
 
 def unit(x):

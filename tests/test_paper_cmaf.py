@@ -29,15 +29,15 @@ def columns(torch, visual=6, text=5):
 
 def published(torch):
     """The published network on a batch, with what enters and leaves its parts."""
-    from cmf.methods import cmaf
+    from cmf.methods import cmaf_published
 
     torch.manual_seed(0)
-    network, kept = cmaf.PublishedCMAF(visual=WIDTH, text=5, heads=HEADS).eval(), {}
+    network, kept = cmaf_published.PublishedCMAF(visual=WIDTH, text=5, heads=HEADS).eval(), {}
     for name in ("visual", "text", "to_text", "to_visual", "gate", "final"):
         network.fusion[name].register_forward_hook(lambda _, inputs, out, name=name: kept.update({name: (inputs, out)}))
     network.head.register_forward_hook(lambda _, inputs, out: kept.update(head=(inputs, out)))
     batch = columns(torch, visual=WIDTH)
-    return cmaf, network, batch, network(batch), kept
+    return cmaf_published, network, batch, network(batch), kept
 
 
 def test_eq_cmaf_published_cross(torch):
@@ -56,17 +56,17 @@ def test_eq_cmaf_published_gate(torch):
 
 
 def test_eq_cmaf_published_residual(torch):
-    cmaf, _, batch, _, kept = published(torch)
+    cmaf_published, _, batch, _, kept = published(torch)
     r = kept["visual"][0][0]
     assert torch.allclose(kept["head"][0][0], r + kept["final"][1][:, 0], atol=1e-6)
-    assert torch.equal(r, cmaf.mean_frame(batch, 8)[0])
+    assert torch.equal(r, cmaf_published.mean_frame(batch, 8)[0])
 
 
 def test_eq_cmaf_published_loss(torch):
-    cmaf, _, batch, out, kept = published(torch)
+    cmaf_published, _, batch, out, kept = published(torch)
     cosine = torch.nn.functional.cosine_similarity(kept["visual"][0][0], kept["text"][1], dim=-1)
     bce = torch.nn.functional.binary_cross_entropy_with_logits(out["score"], batch["labels"])
-    terms = cmaf.published_criterion(out, batch)
+    terms = cmaf_published.published_criterion(out, batch)
     assert torch.allclose(terms["loss"], bce + 0.1 * (cosine - 0.5).abs().mean(), atol=1e-6)
     assert not terms["alignment"].requires_grad
 
@@ -81,12 +81,12 @@ def test_eq_cmaf_one_key(torch):
 
 
 def test_eq_cmaf_dead(torch):
-    from cmf.methods import cmaf
+    from cmf.methods import cmaf_published
 
     torch.manual_seed(0)
-    d, network = 512, cmaf.PublishedCMAF().eval()
+    d, network = 512, cmaf_published.PublishedCMAF().eval()
     batch = columns(torch, visual=d, text=768)
-    cmaf.published_criterion(network(batch), batch)["loss"].backward()
+    cmaf_published.published_criterion(network(batch), batch)["loss"].backward()
     dead = 0
     for name in ("to_text", "to_visual"):
         layer = network.fusion[name]

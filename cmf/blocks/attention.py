@@ -1,4 +1,4 @@
-"""Masked multi-head attention, and the self- and cross-attention blocks made of it.
+"""Masked multi-head attention, the self- and cross-attention blocks made of it, and a mean under a mask.
 
 Axes: B batch, H heads, Lq query tokens, Lk key tokens, d width.
 """
@@ -29,21 +29,30 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, queries: Tensor, keys: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, queries: Tensor, keys: Tensor, mask: Tensor | None = None,
+                bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Attend from `queries` (B, Lq, d) to `keys` (B, Lk, d).
 
-        `mask` (B, Lk) is True where a key exists; at least one key of each sample must.
+        `mask` (B, Lk) is True where a key exists; at least one key of each sample must. `bias`, of a shape that
+        broadcasts to (B, H, Lq, Lk), is added to the scores before the softmax.
         Returns the output (B, Lq, d) and the weights (B, H, Lq, Lk), whose rows sum to one.
         """
         split = lambda x: x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         q = split(self.query(queries))                                      # (B, H, Lq, d/H)
         k, v = (split(x) for x in self.key_value(keys).chunk(2, -1))        # (B, H, Lk, d/H) each
         scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5               # (B, H, Lq, Lk)
+        if bias is not None:
+            scores = scores + bias
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min)
         weights = scores.softmax(-1)
         mixed = self.dropout(weights) @ v                                   # (B, H, Lq, d/H)
         return self.out(mixed.transpose(1, 2).flatten(-2)), weights
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean of vectors (B, N, d) over those that exist (B, N) bool; (B, d), zero where none does."""
+    return (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
 
 
 def feed_forward(width: int, expansion: int, dropout: float) -> nn.Sequential:

@@ -3,20 +3,20 @@
 The T segments of a video attend to the caption tokens under a mask, both with the encoding of their time in the
 clip; a gate weighs, segment by segment, vision against the words read; the result joins the visual stream through
 a residual that starts at zero, so the untrained network is its own visual baseline and text has to earn its
-place. Every segment has its own score. `CMAF` is the corrected method; `PublishedCMAF` keeps the published
+place. Every segment has its own score. `CMAF` is the corrected method; `cmf.methods.cmaf_published` keeps the published
 arithmetic, whose attention over one token is a constant, as an arm.
 
 Axes: B videos, T segments, L text tokens, H heads, d width.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmf.blocks.attention import Attention
+from cmf.blocks.attention import Attention, masked_mean
 from cmf.losses import head_diversity, info_nce, top_k_bce
 
 ABSENT = -20.0  # logit of a segment that does not exist: a score of 2e-9
@@ -35,6 +35,7 @@ class Config:
     dropout: float = 0.1
     text_dropout: float = 0.15   # share of training videos that lose their text
     vision: float = 1.0          # scale of the segments' vectors; 0: they know only their time, the text-only arm
+    own: bool = False            # vision has a network of its own, whose scores are added
     relative: bool = False       # segments less the mean of their clip: a fixed camera's place and light drop out
     use: str = "bidirectional"   # none | v_from_x | bidirectional: who attends whom
     fusion: str = "gate"         # gate | sum | concat | none (what the segments read, without the context)
@@ -54,6 +55,8 @@ class Config:
             raise ValueError(f"use must be one of none, v_from_x, bidirectional, got {self.use!r}")
         if self.fusion not in ("gate", "sum", "concat", "none"):
             raise ValueError(f"fusion must be one of gate, sum, concat, none, got {self.fusion!r}")
+        if self.own and self.use == "none":
+            raise ValueError("own gives vision a network beside that of the words; with use 'none' there is only one")
         if not self.vision and self.use == "none":
             raise ValueError("without vision and without text nothing is left; give vision a scale or use text")
         if self.window < 1 or self.window % 2 == 0:
@@ -76,6 +79,11 @@ class CMAF(nn.Module):
 
     With `use="none"` the segments attend to one another in the place of the words: the visual-only arm lacks
     only the words' embedding and the attention back. Untrained arms with vision and equal weights score alike.
+
+    With `own`, vision has such a visual-only network to itself, `sight`. The rest of the network then sees pictures
+    in its attention only, and its residual stream starts empty. logits is the sum of both answers, visual_logits and
+    verbal_logits (B, T), and no gradient of it reaches `sight`, which would fit what the words leave over to the
+    training places. Untrained, the words add a constant.
 
     Raises:
         ValueError: a column that is missing or of another shape, times outside [0, 1], or a video whose attention
@@ -106,6 +114,7 @@ class CMAF(nn.Module):
         self.out, self.gamma, self.norm = nn.Linear(d, d), nn.Parameter(torch.zeros(d)), nn.LayerNorm(d)
         self.mixer = nn.Conv1d(d, d, config.window, padding=config.window // 2) if config.window > 1 else None
         self.head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(d, 1))
+        self.sight = CMAF(replace(config, own=False, use="none", fusion="none")) if config.own else None
 
     def fit_inputs(self, batch: dict[str, Tensor]) -> "CMAF":
         """Take mean and spread of every input channel from the segments and tokens of training data."""
@@ -114,6 +123,8 @@ class CMAF(nn.Module):
         if self.config.use != "none":
             words, mask, _ = self._words(batch)
             self.scale["words"].fit(words[mask])
+        if self.sight is not None:
+            self.sight.fit_inputs(batch)
         return self
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -122,14 +133,14 @@ class CMAF(nn.Module):
         rank = present.cumsum(1)
         time = (rank - 0.5).clamp_min(0) / rank[:, -1:]                        # (B, T) shares of the clip
         timed = self.dropout(v) + time_features(time, self.config.width)       # V', (B, T, d)
-        found = dict(present=present, video=mean(v, present))
+        found = dict(present=present, video=masked_mean(v, present))
         if self.config.use == "none":
             keys, mask, key_time = timed, present, time
         else:
             words, mask, key_time = self._words(batch)
             x, mask, has = self._null(self.embed["words"](self.scale["words"](words)), mask)    # (B, L, d)
             keys = self.dropout(x) + time_features(key_time, self.config.width) + self.kind     # X', (B, L, d)
-            found |= dict(words=mean(x, mask), has_text=has, text_mask=mask,
+            found |= dict(words=masked_mean(x, mask), has_text=has, text_mask=mask,
                           temperature=self.log_temperature.exp().clamp(0.01, 1.0))
         distance = (time[:, :, None] - key_time[:, None, :]).abs() * rank[:, -1, None, None]    # (B, T, L) segments
         attended, attention = self.read(timed, keys, mask, distance)
@@ -138,10 +149,15 @@ class CMAF(nn.Module):
             keys, found["back"] = keys + returned, back                        # X^, (B, L, d)
         context = attention.mean(1) @ keys                                     # c_t = sum_l a_tl x^_l, (B, T, d)
         fused = self._fuse(timed, timed + attended, context, found)            # f, (B, T, d)
-        e = self.norm(v + OPENING * self.gamma * self.out(fused)) * present[..., None]          # (B, T, d)
+        stream = torch.zeros_like(v) if self.config.own else v
+        e = self.norm(stream + OPENING * self.gamma * self.out(fused)) * present[..., None]     # (B, T, d)
         if self.mixer is not None:
             e = e + self.dropout(F.gelu(self.mixer(e.transpose(1, 2)).transpose(1, 2)))
         logits = self.head(e).squeeze(-1).masked_fill(~present, ABSENT)        # (B, T)
+        if self.sight is not None:
+            seen = self.sight(batch)["logits"]                                 # (B, T)
+            found |= dict(visual_logits=seen, verbal_logits=logits)
+            logits = (logits + seen.detach()).masked_fill(~present, ABSENT)
         heard = dict(attention=attention, context=context) if self.config.use != "none" else {}
         return dict(logits=logits, **found, **heard)
 
@@ -168,7 +184,7 @@ class CMAF(nn.Module):
             same_shape("motion", motion[..., 0], visual)
             visual = torch.cat([visual, motion], -1)
         if self.config.relative:
-            visual = visual - mean(visual, present)[:, None]
+            visual = visual - masked_mean(visual, present)[:, None]
         return visual.masked_fill(~present[..., None], 0.0), present
 
     def _words(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -214,15 +230,8 @@ class TimedAttention(Attention):
 
     def forward(self, queries: Tensor, keys: Tensor, mask: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
         """As `Attention`, with the distance in time of each query to each key, (B, Lq, Lk), in segments."""
-        split = lambda x: x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        q = split(self.query(queries))                                         # (B, H, Lq, d/H)
-        k, v = (split(x) for x in self.key_value(keys).chunk(2, -1))           # (B, H, Lk, d/H) each
-        scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5                  # (B, H, Lq, Lk)
-        if self.slope is not None:
-            scores = scores - self.slope[:, None, None] * distance[:, None]
-        weights = scores.masked_fill(~mask[:, None, None, :], torch.finfo(scores.dtype).min).softmax(-1)
-        mixed = self.dropout(weights) @ v                                      # (B, H, Lq, d/H)
-        return self.out(mixed.transpose(1, 2).flatten(-2)), weights
+        bias = None if self.slope is None else -self.slope[:, None, None] * distance[:, None]
+        return super().forward(queries, keys, mask, bias)
 
 
 class Standard(nn.Module):
@@ -246,11 +255,6 @@ def time_features(time: Tensor, width: int) -> Tensor:
     """Times (...) as shares of the clip -> 0.3 times sines and cosines (..., width) of 1/4 to 16 turns a clip."""
     angle = 2 * math.pi * time[..., None] * 2.0 ** torch.linspace(-2, 4, width // 2, device=time.device)
     return 0.3 * torch.cat([angle.sin(), angle.cos()], -1)
-
-
-def mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of vectors (B, N, d) over those that exist (B, N); (B, d), zero where none does."""
-    return (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
 
 
 def column(batch: dict[str, Tensor], name: str, channels: int) -> Tensor:
@@ -283,7 +287,8 @@ def criterion(instances: float = 1.0, frames: float = 0.0, alignment: float = 0.
     """The weighted sum of the loss terms, as the trainer wants it; each weight 0 or more.
 
     instances: top-k cross-entropy with the video's label, `labels` (B,). frames: cross-entropy with `frame_labels`
-    (B, T), for fully labelled data alone. alignment: symmetric InfoNCE between a video and its own words, over the
+    (B, T), for fully labelled data alone. Both are asked of the sum and, where vision has a network of its own, of
+    each of the two answers. alignment: symmetric InfoNCE between a video and its own words, over the
     videos that have some. diversity: of the heads that read the words. smooth: mean of (s_t - s_t+1)^2. sparse:
     mean of s_t in anomalous videos; both as in Sultani et al. (CVPR 2018), eq. 6.
     """
@@ -293,12 +298,15 @@ def criterion(instances: float = 1.0, frames: float = 0.0, alignment: float = 0.
         score, pairs = logits.float().sigmoid(), present[:, 1:] & present[:, :-1]
         bad = present & (labels > 0.5)[:, None]
         over = lambda x, where: (x * where).sum() / where.sum().clamp_min(1)
-        terms = dict(instances=top_k_bce(logits, labels, present),
-                     smooth=over((score[:, 1:] - score[:, :-1]).square(), pairs), sparse=over(score, bad))
-        weights = dict(instances=instances, smooth=smooth, sparse=sparse, frames=frames)
-        if frames:
-            each = F.binary_cross_entropy_with_logits(logits.float(), batch["frame_labels"], reduction="none")
-            terms["frames"] = over(each, present)
+        terms = dict(smooth=over((score[:, 1:] - score[:, :-1]).square(), pairs), sparse=over(score, bad))
+        weights = dict(smooth=smooth, sparse=sparse)
+        for who in ("", "visual_", "verbal_"):
+            if f"{who}logits" in outputs:
+                answer = outputs[f"{who}logits"].float()
+                terms[f"{who}instances"], weights[f"{who}instances"] = top_k_bce(answer, labels, present), instances
+                if frames:
+                    each = F.binary_cross_entropy_with_logits(answer, batch["frame_labels"], reduction="none")
+                    terms[f"{who}frames"], weights[f"{who}frames"] = over(each, present), frames
         if "attention" in outputs:
             has = outputs["has_text"]
             terms["alignment"] = info_nce(outputs["video"][has], outputs["words"][has], outputs["temperature"])
@@ -307,74 +315,3 @@ def criterion(instances: float = 1.0, frames: float = 0.0, alignment: float = 0.
         return terms | dict(loss=sum(weights[name] * term for name, term in terms.items()))
 
     return loss
-
-
-class PublishedCMAF(nn.Module):
-    """The published network: one mean image vector and one text vector a video, hence attention over one key.
-
-    The batch is that of `CMAF` (at least the visual columns); of its text the mean token of the first caption
-    (`text_caption`, (B, L) int) is read, zero without text. The width is that of the visual vectors, as the
-    residual demands. The weights of both attentions are the constant 1: the queries and their projections do not
-    influence the output and get no gradient, 27.6 % of the fusion's parameters.
-    The outputs: logits (B, T), the video's logit on each of its segments; score (B,), that logit; attention
-    (B, H, 1, 1) of vision to text and back; similarity (B,), the cosine of the alignment term, without gradient.
-    """
-
-    def __init__(self, visual: int = 512, text: int = 768, heads: int = 8, frames: int = 8):
-        super().__init__()
-        d, self.frames = visual, frames
-        project = lambda c: nn.Sequential(nn.Linear(c, d), nn.LayerNorm(d), nn.ReLU(), nn.Dropout(0.1))
-        attend = lambda: nn.MultiheadAttention(d, heads, dropout=0.1, batch_first=True)
-        self.fusion = nn.ModuleDict(dict(
-            visual=project(visual), text=project(text), to_text=attend(), to_visual=attend(), gate=nn.Linear(2 * d, d),
-            final=nn.Sequential(*project(d), nn.Linear(d, d))))
-        step = lambda a, b, p: (nn.Linear(a, b), nn.LayerNorm(b), nn.ReLU(), nn.Dropout(p))
-        self.head = nn.Sequential(*step(d, d // 2, 0.2), *step(d // 2, d // 4, 0.1), nn.Linear(d // 4, 1))
-        for layer in (self.fusion["visual"][0], self.fusion["text"][0], self.fusion["final"][0]):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        part = self.fusion
-        raw, present = mean_frame(batch, self.frames)                          # (B, d)
-        number = batch["text_caption"].masked_fill(~batch["text_mask"], torch.iinfo(batch["text_caption"].dtype).max)
-        mask = batch["text_mask"] & (number == number.amin(1, keepdim=True))   # (B, L), the first caption's tokens
-        v, t = part["visual"](raw)[:, None], part["text"](mean(batch["text"], mask))[:, None]   # (B, 1, d)
-        a_v, to_text = part["to_text"](v, t, t, average_attn_weights=False)
-        a_t, to_visual = part["to_visual"](t, v, v, average_attn_weights=False)
-        g = part["gate"](torch.cat([a_v, a_t], -1)).sigmoid()                  # (B, 1, d)
-        fused = part["final"](g * a_v + (1 - g) * a_t)[:, 0]
-        score = self.head(raw + fused)                                         # (B, 1)
-        return dict(logits=torch.where(present, score, ABSENT), score=score[:, 0], present=present, attention=to_text,
-                    back=to_visual, similarity=F.cosine_similarity(raw, t[:, 0], dim=-1).detach())
-
-
-class PublishedBaseline(nn.Module):
-    """The published visual baseline: the mean image vector of 16 frames through two layers."""
-
-    def __init__(self, visual: int = 512, frames: int = 16):
-        super().__init__()
-        self.frames = frames
-        self.head = nn.Sequential(nn.Linear(visual, visual // 2), nn.ReLU(), nn.Dropout(0.1), nn.Linear(visual // 2, 1))
-
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        raw, present = mean_frame(batch, self.frames)
-        score = self.head(raw)                                                 # (B, 1)
-        return dict(logits=torch.where(present, score, ABSENT), score=score[:, 0], present=present)
-
-
-def mean_frame(batch: dict[str, Tensor], frames: int) -> tuple[Tensor, Tensor]:
-    """Mean (B, Dv) of `frames` evenly spaced segments, first and last included, and which exist (B, T)."""
-    visual = batch["visual"]
-    present = batch.get("segments", torch.ones(visual.shape[:2], dtype=torch.bool, device=visual.device))
-    rank = torch.arange(frames, device=visual.device) * (present.sum(1, keepdim=True) - 1) // (frames - 1)  # floor
-    place = present.long().argsort(dim=1, descending=True, stable=True).gather(1, rank)
-    return visual.gather(1, place[..., None].expand(-1, -1, visual.shape[-1])).mean(1), present
-
-
-def published_criterion(outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Cross-entropy with the video's label + 0.1 |s - 0.5|, s without gradient: nothing to the optimiser."""
-    terms = dict(classification=F.binary_cross_entropy_with_logits(outputs["score"], batch["labels"]))
-    if "similarity" in outputs:
-        terms["alignment"] = (outputs["similarity"].detach() - 0.5).abs().mean()
-    return terms | dict(loss=terms["classification"] + 0.1 * terms.get("alignment", 0.0))

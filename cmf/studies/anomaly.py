@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from cmf import runs
-from cmf.methods import cmaf
+from cmf.methods import cmaf, cmaf_published
 from cmf.metrics import anomaly
 from cmf.metrics.intervals import bootstrap_interval, paired_bootstrap
 from cmf.simulate.surveillance import Clip, Dials, simulate_clips
@@ -53,6 +53,7 @@ def footage(train: int, validation: int, test: int, seed: int = 0, encoders: Enc
 _FRAMES = dict(instances=0.0, frames=1.0)                 # labels of segments
 _ALONE = _FRAMES | dict(alignment=0.0, diversity=0.0)
 _VISUAL = dict(use="none", fusion="none")
+_OWN = dict(own=True)                                      # vision has a network of its own
 
 # name: changes of the configuration, weights of the losses; None: the published networks
 ARMS: dict[str, tuple[dict, dict] | None] = {
@@ -65,9 +66,10 @@ ARMS: dict[str, tuple[dict, dict] | None] = {
     "bidirectional, concatenation": (dict(fusion="concat"), _ALONE),
     "+ gate": ({}, _ALONE),
     "+ alignment": ({}, _FRAMES | dict(diversity=0.0)),
-    "CMAF": ({}, _FRAMES),
+    "+ diversity": ({}, _FRAMES),
+    "CMAF": (_OWN, _FRAMES),
     "visual only, clip labels": (_VISUAL, dict(alignment=0.0, diversity=0.0)),
-    "CMAF, clip labels": ({}, {}),
+    "CMAF, clip labels": (_OWN, {}),
 }
 
 
@@ -82,9 +84,9 @@ def build(arm: str, table: Tensors, seed: int) -> tuple[nn.Module, object]:
     runs.seed_everything(seed)
     width = {name: table.columns[name].shape[-1] for name in ("visual", "motion", "text")}
     if ARMS[arm] is None:
-        model = (cmaf.PublishedCMAF(width["visual"], width["text"]) if arm == "published"
-                 else cmaf.PublishedBaseline(width["visual"]))
-        return model, cmaf.published_criterion
+        model = (cmaf_published.PublishedCMAF(width["visual"], width["text"]) if arm == "published"
+                 else cmaf_published.PublishedBaseline(width["visual"]))
+        return model, cmaf_published.published_criterion
     changes, losses = ARMS[arm]
     model = cmaf.CMAF(cmaf.Config(**(width | SHAPE | changes))).fit_inputs(table.columns)
     return model, cmaf.criterion(**losses)
