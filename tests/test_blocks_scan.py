@@ -126,7 +126,7 @@ def test_compiled_scan_takes_no_more_threads_than_torch(monkeypatch):
     for threads in (1, 2, 50):
         torch.set_num_threads(threads)
         done = []
-        scan_numba._each(lambda *job, done=done: done.append(job), jobs)
+        scan_numba.each(lambda *job, done=done: done.append(job), jobs)
         assert sorted(map(str, done)) == sorted(map(str, jobs))
     torch.set_num_threads(1)
     assert pools == [1, len(jobs) - 1]  # beside the caller; none for one thread
@@ -140,7 +140,7 @@ def test_an_error_in_a_thread_is_raised():
 
     torch.set_num_threads(2)
     with pytest.raises(ZeroDivisionError):
-        scan_numba._each(lambda x: 1 / x, [(1,), (0,), (2,)])
+        scan_numba.each(lambda x: 1 / x, [(1,), (0,), (2,)])
     torch.set_num_threads(1)
 
 

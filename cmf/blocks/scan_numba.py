@@ -44,12 +44,12 @@ def _power(context, exponent):
     return types.float32(types.int32), build
 
 
-def _exp2(x):
+def exp2(x):
     """Two to the power x; in float32 within 2e-7 relative, clipped to powers -126..126."""
     return np.exp2(x)
 
 
-@overload(_exp2, inline="always")
+@overload(exp2, inline="always")
 def _exp2_of_type(x):
     if x != types.float32:
         return lambda x: math.exp(x * LN2)
@@ -85,7 +85,7 @@ def _softplus_of_type(x):
         return long
 
     def short(x):
-        z = _exp2(-abs(x) * np.float32(LOG2E))
+        z = exp2(-abs(x) * np.float32(LOG2E))
         above = max(x, np.float32(0))
         tail = S5 + z * (S6 + z * (S7 + z * (S8 + z * (S9 + z * S10))))
         log = z * (S0 + z * (S1 + z * (S2 + z * (S3 + z * (S4 + z * tail)))))
@@ -158,7 +158,7 @@ def _forward_block(u, delta, A, B, C, D, bias, softplus, y, starts, first, keep)
             for n in range(states):
                 b, c = B[n, t0 + t], C[n, t0 + t]
                 for d in range(width):
-                    value = _exp2(step[t, d] * rate[n, d]) * state[n, d] + drive[t, d] * b
+                    value = exp2(step[t, d] * rate[n, d]) * state[n, d] + drive[t, d] * b
                     state[n, d] = value
                     out[t, d] += c * value
         _along(out, y[:, t0:t0 + size])
@@ -196,7 +196,7 @@ def _backward_block(u, delta, A, B, C, D, bias, softplus, starts, first, grad, d
             for n in range(states):
                 b = B[n, t0 + t]
                 for d in range(width):
-                    value = _exp2(step[t, d] * rate[n, d])
+                    value = exp2(step[t, d] * rate[n, d])
                     decay[t, n, d] = value
                     before[t + 1, n, d] = value * before[t, n, d] + drive[d] * b
         for t in range(size - 1, -1, -1):
@@ -251,7 +251,7 @@ def _blocks(rows: int, channels: int) -> list[tuple[int, int, slice]]:
     return [(q, r, slice(edges[q], edges[q + 1])) for r in range(rows) for q in range(number)]
 
 
-def _each(work: Callable, jobs: list) -> None:
+def each(work: Callable, jobs: list) -> None:
     """Call work(*job) for each job on torch's number of threads; the caller is one of them, none waits spinning."""
     todo = iter(jobs)                                                   # next() of a list's iterator is atomic
 
@@ -293,7 +293,7 @@ def _forward(
         _forward_block(x[r, p], dt[r, p], a[g, p], b[r], c[r], direct[g, p], offset[g, p], softplus, y[r, p],
                        kept[r], p.start, keep)
 
-    _each(work, _blocks(*x.shape[:2]))
+    each(work, _blocks(*x.shape[:2]))
     return result.to(u.dtype), starts
 
 
@@ -317,7 +317,7 @@ def _backward(
                         kept[r], p.start, slope[r, p], du[r, p], ddelta[r, p], dA[r, p], dB[q, r], dC[q, r],
                         dD[r, p], dbias[r, p])
 
-    _each(work, jobs)
+    each(work, jobs)
     added = lambda v, like: torch.from_numpy(v).unflatten(0, (-1, groups)).sum(0).reshape(like.shape).to(like.dtype)
     shared = lambda v, like: torch.from_numpy(v).sum(0).reshape(like.shape).to(like.dtype)
     like = lambda v, x: torch.from_numpy(v).reshape(x.shape).to(x.dtype)
