@@ -221,6 +221,22 @@ def test_eq_cmaf_score(torch):
     assert network.mixer.kernel_size == (3,)
 
 
+def test_eq_cmaf_own(torch):
+    from cmf.methods import cmaf
+
+    torch.manual_seed(0)
+    network = cmaf.CMAF(cmaf.Config(visual=6, text=5, motion=2, width=WIDTH, heads=HEADS, own=True)).eval()
+    batch = columns(torch)
+    assert network(batch)["verbal_logits"][0].std() < 1e-6, "untrained, the words add a constant"
+    network.gamma.data.fill_(0.1)
+    out = network(batch)
+    vision = network.sight(batch)["logits"]
+    p = (out["verbal_logits"] + vision).sigmoid()
+    assert torch.allclose(out["logits"].sigmoid()[batch["segments"]], p[batch["segments"]], atol=1e-6)
+    out["logits"].sum().backward()
+    assert all(x.grad is None for x in network.sight.parameters())
+
+
 def test_eq_cmaf_mil(torch):
     from cmf.losses import top_k_bce
 
