@@ -74,6 +74,7 @@ def test_scan_beside_plain_torch_and_the_floor(threads):
     print(beside.round(4).to_string(), growth.round(2).to_string(), sep="\n")
     stated = beside[(beside["length"] == 4800) & (beside["states"] == 16)].set_index("pass")
     assert stated.loc["forward", "plain"] <= 1 / 5 and stated.loc["forward+backward", "plain"] <= 1 / 4
-    assert stated.loc["forward", "floor"] <= 3
+    if threads == 1:  # the floor is of processor seconds, and so is this table's clock
+        assert stated.loc["forward", "floor"] <= 3
     long = growth[(growth["length"] == 4800) & (growth["states"] == 16)]
     assert (long["growth"] <= 4.6).all()

@@ -81,15 +81,15 @@ def rates(threads: int = 1, repeats: int = 9) -> tuple[float, float]:
     """Bytes a second of a copy beyond the caches, and exponentials a second within them, on `threads` threads.
 
     A copied byte counts twice, read and written. Of the exponentials of torch and of the compiled scan the faster
-    count.
+    count. Medians of processor seconds, shared out to the threads: other work slows them as it slows the scans.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         far, near = torch.zeros(1 << 24), torch.linspace(-1, 0, threads << 14)
         to, out = torch.empty_like(far), torch.empty_like(near)
-        copied = _least(lambda: to.copy_(far), repeats)
-        powers = [_least(lambda: [torch.exp(near, out=out) for _ in range(64)], repeats) / 64]
+        copied = _shared(lambda: to.copy_(far), threads, repeats)
+        powers = [_shared(lambda: [torch.exp(near, out=out) for _ in range(64)], threads, repeats) / 64]
         if FOUND["numba"]:
             powers.append(_compiled(near, out, threads, repeats))
     finally:
@@ -108,16 +108,7 @@ def _compiled(near: Tensor, out: Tensor, threads: int, repeats: int) -> float:
                 y[i] = scan_numba.exp2(x[i])
 
     parts = list(zip(near.numpy().reshape(threads, -1), out.numpy().reshape(threads, -1), strict=True))
-    return _least(lambda: scan_numba.each(powers, parts), repeats) / 64
-
-
-def _least(call: Callable, repeats: int) -> float:
-    call()
-    return min(_seconds(call) for _ in range(repeats))
-
-
-def _seconds(call: Callable) -> float:
-    return _times(call)[0]
+    return _shared(lambda: scan_numba.each(powers, parts), threads, repeats) / 64
 
 
 def _times(call: Callable) -> tuple[float, float]:
@@ -149,8 +140,8 @@ def table(sizes: Sequence[tuple[int, int, int]] = SIZES, threads: int = 1, repea
           scans: Sequence[str] = tuple(SCANS), most: int = MOST) -> pd.DataFrame:
     """Seconds of scans in float32 at batch 1, a row for each size, scan and pass.
 
-    All scans of a size run in turn, `repeats` times, so that other work on the machine slows them alike; each is run
-    once untimed before each time it is measured, and the median counts. Not cached: every call measures.
+    Each scan runs once to warm up and `repeats` times in a row, of which the median counts: the first time bears the
+    return of the memory that the scan before it took. Not cached: every call measures.
 
     Args:
         sizes: L, D, N each.
@@ -180,7 +171,7 @@ def table(sizes: Sequence[tuple[int, int, int]] = SIZES, threads: int = 1, repea
             names = [name for name in scans if FOUND.get(name, True) and (name in LEAN or np.prod(size) <= most)
                      and (name != "reference" or size[0] <= LONGEST)]
             for kind in PASSES:
-                found = _in_turn([_call(name, size, kind) for name in names], repeats)
+                found = [_median(_call(name, size, kind), repeats) for name in names]
                 rows += [(*size, threads, name, kind, *seconds, least[kind], os.getloadavg()[0])
                          for name, seconds in zip(names, found, strict=True)]
     finally:
@@ -197,9 +188,14 @@ def _call(name: str, size: tuple[int, int, int], kind: str) -> Callable:
     return lambda: torch.autograd.grad(scan(*leaves), leaves, weight)
 
 
-def _in_turn(calls: list[Callable], repeats: int) -> np.ndarray:
-    """Median seconds and processor seconds of each call."""
-    return np.median([[(call(), _times(call))[1] for call in calls] for _ in range(repeats)], 0)
+def _median(call: Callable, repeats: int) -> np.ndarray:
+    """Median seconds and processor seconds of a call."""
+    call()
+    return np.median([_times(call) for _ in range(repeats)], 0)
+
+
+def _shared(call: Callable, threads: int, repeats: int) -> float:
+    return float(_median(call, repeats)[1]) / threads
 
 
 def growth(table: pd.DataFrame, clock: str = "seconds") -> pd.DataFrame:
