@@ -106,20 +106,27 @@ class SS2D(Scans):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
-        u, z = self.in_proj(x).chunk(2, 1) if self.gated else (self.in_proj(x), None)           # (B, E, H, W)
-        u = F.silu(self.conv2d(u), inplace=True)
+        entered = lambda part: F.conv2d(x, part[:, :, None, None])                              # (B, E, H, W)
+        first, *rest = self.in_proj.weight.split(self.width)
+        u = F.silu(self.conv2d(entered(first)), inplace=True)
         y = self.out_norm(self._scanned(u.contiguous()) if self.scan else u)
-        return self.out_proj(y if z is None else y * F.silu(z))
+        del u
+        for gate in rest:                                               # z comes last: it need not wait in memory
+            y = y * F.silu(entered(gate), inplace=True)
+        return self.out_proj(y)
 
     def _scanned(self, u: Tensor) -> Tensor:
         size = u.shape[2:]
         said = self._unrolled(F.conv2d(u, self.x_proj_weight.flatten(0, 1)[:, :, None, None]))  # (B, K, Q, L)
         tile = self.tile if self.inverse else None
-        done = []
-        for first, last in self.blocks(len(u), size.numel()):
-            y = self.run(cross_scan(u[:, first:last], self.tile, self.dilated), said, first, last)
-            done.append(cross_merge(y, size, tile, self.dilated))
-        return done[0] if len(done) == 1 else torch.cat(done, 1)
+        scan = lambda a, b: cross_merge(self.run(cross_scan(u[:, a:b], self.tile, self.dilated), said, a, b), size,
+                                        tile, self.dilated)                                     # (B, b - a, H, W)
+        parts = self.blocks(len(u), size.numel())
+        if len(parts) == 1:
+            return scan(*parts[0])
+        for first, last in parts:                                       # no gradient: y may lie where u is read no more
+            u[:, first:last] = scan(first, last)
+        return u
 
     def _unrolled(self, said: Tensor) -> Tensor:
         """said (B, K Q, H, W), a part for each direction -> (B, K, Q, L), each part along its own direction."""
