@@ -22,8 +22,9 @@ COMMANDS = {
     "detect": ("find and classify the targets of scenes", "cmf.studies.scenes:arguments"),
     "score": ("score videos over time, with pages that explain the alarms", "cmf.studies.score:arguments"),
     "fuse": ("fuse pairs of infrared and visible pictures as a sentence asks", "cmf.studies.fuse:arguments"),
-    "train": ("train a method on a collection of videos", "cmf.studies.learning:train_arguments"),
-    "evaluate": ("measure a trained method on a collection of videos", "cmf.studies.learning:evaluate_arguments"),
+    "segment": ("label and fuse pairs of infrared and visible pictures", "cmf.studies.segment:arguments"),
+    "train": ("train a method on a collection", "cmf.studies.learning:train_arguments"),
+    "evaluate": ("measure a trained method on a collection", "cmf.studies.learning:evaluate_arguments"),
     "measure": ("measure fused pictures, and rank the methods that made them", "cmf.studies.measured:arguments"),
     "data": ("list, get, check and make data sets and weights", "cmf.cli:data_arguments"),
 }

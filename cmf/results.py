@@ -6,10 +6,22 @@ Every training run goes through the cache, so that a run that was cut short is t
 import argparse
 from dataclasses import asdict
 
+import pandas as pd
 import torch
 
 from cmf import runs
-from cmf.studies import anomaly, collected, deepspace, explained, fusion, fusion_arms, scenes
+from cmf.studies import (
+    anomaly,
+    collected,
+    deepspace,
+    downstream,
+    explained,
+    fusion,
+    fusion_arms,
+    scenes,
+    segmenter,
+    segmenting,
+)
 from cmf.studies.footage import Encoders
 
 WORLD = 1            # settings were chosen on world 0, of which nothing is reported
@@ -79,10 +91,60 @@ def cmi_fusion() -> None:
     fusion.ready()
 
 
+def cmfs_street() -> None:
+    """The network of `python -m cmf segment`: CMFS, the first seed, as cmf/trained/cmfs_street.safetensors."""
+    some = segmenting.sets(seed=WORLD)
+    network, record = segmenting.trained("CMFS", some, SEEDS[0])
+    found = segmenting.scores(record["counts"].sum(0))
+    segmenter.Segmenter(network, some.classes, device="cpu").save(
+        segmenter.TRAINED, data=f"{segmenting.SCENES['train']} simulated street scenes for training", licence="MIT",
+        miou_test=f"{found['miou']:.4f}", miou_foreground_test=f"{found['miou_foreground']:.4f}", seed=str(SEEDS[0]),
+        epochs=str(segmenting.RECIPE.epochs), seconds=f"{record['seconds']:.0f}")
+
+
+def cmfs_arms() -> None:
+    """All arms of CMFS on simulated streets, the main ones with three seeds, the others with two.
+
+    results/cmfs_arms.csv has a row an arm and seed, cmfs_compare.csv intervals of mIoU and differences to CMFS over
+    test pictures, cmfs_classes.csv those of each class.
+    """
+    some = segmenting.sets(seed=WORLD)
+    main, others = list(segmenting.MAIN), [name for name in segmenting.ARMS if name not in segmenting.MAIN]
+    groups = ((main, SEEDS[:3]), (others, SEEDS[:2]))
+    table = pd.concat([segmenting.arms(names, some, seeds) for names, seeds in groups], ignore_index=True)
+    facts = dict(profile="demo", scenes=segmenting.SCENES, windows=segmenting.WINDOWS,
+                 training=asdict(segmenting.RECIPE))
+    runs.write_result("cmfs_arms", table.drop(columns="seconds"), **facts,
+                      training_seconds=round(float(table.seconds.sum())))
+    compared = [segmenting.compare(names, some, seeds, foreground=foreground).assign(foreground=foreground)
+                for foreground in (False, True) for names, seeds in groups]
+    runs.write_result("cmfs_compare", pd.concat(compared, ignore_index=True), **facts)
+    classes = [segmenting.by_class(names, some, seeds) for names, seeds in groups]
+    runs.write_result("cmfs_classes", pd.concat(classes, ignore_index=True), **facts)
+
+
+def cmfs_noise() -> None:
+    """Four arms of the first two seeds with noise in either picture: results/cmfs_noise.csv."""
+    table = segmenting.noisy(segmenting.MAIN, segmenting.sets(seed=WORLD), SEEDS[:2])
+    runs.write_result("cmfs_noise", table, profile="demo", training=asdict(segmenting.RECIPE))
+
+
+def downstream_miou() -> None:
+    """A small U-Net on the pictures of each fusion method, three seeds: results/downstream.csv, and the measures and
+    ranks of the same test pictures: results/downstream_ranks.csv."""
+    some = downstream.scenes(seed=WORLD)
+    made = {name: downstream.pictures(name, some, method, downstream.ready())
+            for name, method in downstream.methods().items()}
+    facts = dict(profile="demo", scenes=downstream.SCENES, training=asdict(downstream.RECIPE))
+    runs.write_result("downstream_ranks", downstream.ranked(some, made), **facts)
+    runs.write_result("downstream", downstream.table(some, SEEDS[:3], made), **facts)
+
+
 RESULTS = {"demo": {"deepspace_classifier": deepspace_classifier, "deepspace_arms": deepspace_arms,
                     "cmaf_arms": cmaf_arms, "cmaf_controls": cmaf_controls,
                     "cmaf_scores": cmaf_scores, "cmaf_surveillance": cmaf_surveillance,
-                    "cmi_arms": cmi_arms},
+                    "cmi_arms": cmi_arms, "cmfs_street": cmfs_street, "cmfs_arms": cmfs_arms,
+                    "cmfs_noise": cmfs_noise, "downstream": downstream_miou},
            "real": {"cmi_fusion": cmi_fusion}}
 
 

@@ -1,11 +1,11 @@
-"""`python -m cmf train cmaf` and `python -m cmf evaluate cmaf`."""
+"""`python -m cmf train METHOD` and `python -m cmf evaluate METHOD`; those of cmaf are here."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
 
 from cmf import paths, runs
-from cmf.studies import anomaly, collected, watching
+from cmf.studies import anomaly, collected, labelling, watching
 from cmf.studies.collected import ARMS, NAMES
 from cmf.studies.score import quiet, writable
 from cmf.studies.watching import Watcher
@@ -14,7 +14,6 @@ COUNTS = ("videos", "abnormal_videos", "frames", "macro_videos")
 
 
 def _shared(parser) -> None:
-    parser.add_argument("method", choices=("cmaf",))
     parser.add_argument("--data", required=True, metavar="NAME",
                         help=f"{', '.join(NAMES)}, or a folder with annotations.csv, or with normal/ and one folder a "
                              "class; surveillance is simulated")
@@ -27,6 +26,22 @@ def _shared(parser) -> None:
 
 
 def train_arguments(parser) -> None:
+    """`python -m cmf train cmaf|cmfs --data NAME`."""
+    _methods(parser, cmaf=_train_arguments, cmfs=labelling.train_arguments)
+
+
+def evaluate_arguments(parser) -> None:
+    """`python -m cmf evaluate cmaf|cmfs --data NAME`."""
+    _methods(parser, cmaf=_evaluate_arguments, cmfs=labelling.evaluate_arguments)
+
+
+def _methods(parser, **known) -> None:
+    methods = parser.add_subparsers(dest="method", required=True, metavar=" or ".join(known))
+    for name, arguments in known.items():
+        arguments(methods.add_parser(name))
+
+
+def _train_arguments(parser) -> None:
     """`python -m cmf train cmaf --data NAME [--out FILE]`."""
     _shared(parser)
     parser.add_argument("--out", metavar="FILE", help="weights; default build/cmaf_NAME.safetensors")
@@ -38,7 +53,7 @@ def train_arguments(parser) -> None:
     parser.set_defaults(run=_train)
 
 
-def evaluate_arguments(parser) -> None:
+def _evaluate_arguments(parser) -> None:
     """`python -m cmf evaluate cmaf --data NAME [--weights FILE] [--out DIR]`."""
     _shared(parser)
     parser.add_argument("--weights", metavar="FILE", help="of `train cmaf`; default: the project's own")
