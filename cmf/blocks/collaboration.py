@@ -18,7 +18,7 @@ class ChannelAttention(nn.Sequential):
     def __init__(self, width: int):
         few = max(width // 3, 1)
         super().__init__(nn.Conv2d(width, few, 3, padding=1), nn.GELU(), nn.Conv2d(few, width, 3, padding=1),
-                         Gate(width, max(width // 12, 1), nn.ReLU()))
+                         Gate(width, max(width // 12, 4), nn.ReLU()))
 
 
 class Gate(nn.Module):

@@ -57,8 +57,9 @@ class Scans(nn.Module):
         """Scan the channels first..last: u (B, K, last - first, L), said (B, K, Q, L) -> (B, K, last - first, L)."""
         s, b, c = said.split([self.rank, self.states, self.states], 2)                          # (B, K, R | N, L)
         step = self.dt_projs_weight[:, first:last] @ s                                          # (B, K, e, L)
-        mine = lambda x: x.unflatten(0, (self.directions, -1))[:, first:last].flatten(0, 1).float()
-        bias = self.dt_projs_bias[:, first:last].flatten().float()
+        wide = torch.promote_types(self.A_logs.dtype, torch.float32)
+        mine = lambda x: x.unflatten(0, (self.directions, -1))[:, first:last].flatten(0, 1).to(wide)
+        bias = self.dt_projs_bias[:, first:last].flatten().to(wide)
         y = selective_scan(u.flatten(1, 2), step.flatten(1, 2), -mine(self.A_logs).exp(), b, c, mine(self.Ds),
                            bias, delta_softplus=True)
         return y.unflatten(1, (self.directions, -1))
