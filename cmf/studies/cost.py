@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from cmf import runs, weights
-from cmf.methods import cmaf, cmi_fusion, cmi_fusion_published, sacmf
+from cmf.methods import cmaf, cmfs, cmi_fusion, cmi_fusion_published, sacmf
 from cmf.metrics.timing import latency
 from cmf.studies import classical
 
@@ -78,13 +78,23 @@ def _cmaf(_):
         text_time=torch.linspace(0, 1, CAPTIONS)[None])
 
 
+def _cmfs(make: Callable):
+    """CMFS of a size, with the prompts of nine classes, and a colour picture with an infrared one."""
+    def build(size):
+        config = make()
+        pair = dict(visible=torch.rand(1, 3, *size), infrared=torch.rand(1, 1, *size))
+        return cmfs.CMFS(config, torch.randn(config.classes - 1, config.text_width)), pair
+    return build
+
+
 def _pictures(size):
     return dict(visible=torch.rand(1, 1, *size), infrared=torch.rand(1, 1, *size))
 
 
 # a network and its batch by name, and what the batch is where it has no rows and columns
 NETWORKS: dict[str, Callable] = {
-    "CMI-Fusion": _fusion, "CMI-Fusion as published": _published, "SA-CMF": _sacmf, "CMAF": _cmaf}
+    "CMI-Fusion": _fusion, "CMI-Fusion as published": _published, "SA-CMF": _sacmf, "CMAF": _cmaf,
+    "CMFS, small": _cmfs(cmfs.small), "CMFS, tiny": _cmfs(cmfs.tiny)}
 INPUTS = {"SA-CMF": "a target of 26 tokens", "CMAF": f"a clip of {SEGMENTS} segments and {CAPTIONS} words"}
 CLASSICAL = {"pixel maximum": lambda h, w: 0, "Laplacian pyramid": classical.laplacian_multiply_adds}
 METHODS = (*NETWORKS, *CLASSICAL)
@@ -103,7 +113,8 @@ def multiply_adds(method: str, size: tuple[int, int]) -> int:
     """Multiplications with an addition, of one forward pass at batch 1.
 
     Those of matrix products and convolutions, as torch's FlopCounterMode counts them, a half of its operations; norms,
-    activations, softmax, interpolation and comparisons are not counted. Of the classical methods: of their filters.
+    activations, softmax, interpolation, comparisons and selective scans are not counted. Of the classical methods: of
+    their filters.
 
     Args:
         method: one of `METHODS`.
@@ -306,7 +317,7 @@ def main(method: str, threads: int, sizes) -> list[dict]:
 
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
-    _call(method, (16, 16))()                                # libraries are loaded
+    _call(method, (32, 32))()                                # libraries are loaded
     rows = []
     for size in sizes:
         call = _call(method, size)
