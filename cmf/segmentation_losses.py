@@ -138,18 +138,25 @@ def fusion_terms(fused: Tensor, visible: Tensor, infrared: Tensor, weights: Weig
                 colour=colour_difference(fused, v, mask))
 
 
+def real_pixels(batch: dict, ignore: int = 255) -> Tensor:
+    """Where a pixel was not added by cropping: (B, 1, H, W) bool. An added one is black in both, its label `ignore`."""
+    black = (batch["visible"] == 0).all(1) & (batch["infrared"] == 0).all(1)                    # (B, H, W)
+    return ~(black & (batch["label"] == ignore))[:, None]
+
+
 def criterion(weights: Weights = Weights()):
     """A criterion for `cmf.training.fit`: (outputs, batch) -> segmentation, intensity, gradient, colour, balance, loss.
 
     Outputs are those of `cmf.methods.cmfs.CMFS`; a batch holds visible, infrared and label, and may hold mask
-    (B, 1, H, W), one where a pixel was not added by cropping. The terms are reported unweighed, the total under "loss".
+    (B, 1, H, W), one where a pixel was not added by cropping; without it, see `real_pixels`. The terms are reported
+    unweighed, the total under "loss".
     """
     def losses(outputs: dict, batch: dict) -> dict[str, Tensor]:
         logits, fused = outputs["logits"], outputs["fused"].float()
         by_class = None if weights.classes is None else logits.new_tensor(weights.classes, dtype=torch.float32)
-        mask = batch["mask"].to(fused.dtype) if "mask" in batch else None
+        mask = batch["mask"] if "mask" in batch else real_pixels(batch, weights.ignore)
         terms = dict(segmentation=cross_entropy(logits, batch["label"], weights.ignore, by_class))
-        terms |= fusion_terms(fused, batch["visible"], batch["infrared"], weights, mask)
+        terms |= fusion_terms(fused, batch["visible"], batch["infrared"], weights, mask.to(fused.dtype))
         routing = outputs["routing"]
         terms["balance"] = sum(balance_loss(r) for r in routing) / max(1, len(routing)) + fused.new_zeros(())
         drawn = sum(getattr(weights, name) * terms[name] for name in ("intensity", "gradient", "colour"))

@@ -64,6 +64,26 @@ def test_text_gate_is_its_formula():
         torch.testing.assert_close(g[r, 0, 0, 0], gate.gate(told)[0].sigmoid())
 
 
+def test_text_gate_counts_no_padding():
+    torch.manual_seed(8)
+    gate, v, text = TextGate(4, 6), torch.randn(3, 4, 5, 2), torch.randn(7, 6)
+    g, s = gate(v, torch.ones(3, 1, 5, 2), text)
+    padded = gate(F.pad(v, (0, 4, 0, 1)), F.pad(torch.ones(3, 1, 5, 2), (0, 4, 0, 1)), text)
+    torch.testing.assert_close(padded, (g, s))
+
+
+def test_regions_know_nothing_of_each_other():
+    torch.manual_seed(9)
+    attention, x = Attention(8), torch.randn(1, 8, 7, 9)                    # regions of 4 x 5, filled up on two sides
+    a, p = attention(split(x, 2), region_mask((7, 9), 2, x))
+    for k, (rows, columns) in enumerate([(slice(0, 4), slice(0, 5)), (slice(0, 4), slice(5, 9)),
+                                         (slice(4, 7), slice(0, 5)), (slice(4, 7), slice(5, 9))]):
+        part = x[..., rows, columns]
+        a1, p1 = attention(part, torch.ones(1, 1, *part.shape[2:]))
+        torch.testing.assert_close(a[k:k + 1], a1)
+        torch.testing.assert_close(p[k:k + 1, :, : part.shape[2], : part.shape[3]], p1)
+
+
 def test_the_gate_hears_the_words_and_not_their_order():
     torch.manual_seed(2)
     block = Interaction(16, 2, text=12).eval()

@@ -16,6 +16,7 @@ from cmf.segmentation_losses import (
     cross_entropy,
     fusion_terms,
     larger_gradient,
+    real_pixels,
 )
 
 
@@ -130,6 +131,23 @@ def test_total_is_the_weighed_sum():
     assert float(masked["intensity"]) == 0 and masked["segmentation"] == terms["segmentation"]
     unrouted = criterion()(outputs | dict(routing=[]), batch)
     assert float(unrouted["balance"]) == 0 and math.isfinite(float(unrouted["loss"]))
+
+
+def test_added_pixels_are_found_without_a_mask():
+    fused, visible, infrared = pictures(6, (10, 12))
+    label = torch.ones(2, 10, 12, dtype=torch.long)
+    label[0, 0, 0] = 255                                                    # a real pixel without a label
+    batch = dict(visible=visible.clone(), infrared=infrared.clone(), label=label)
+    for value, name in ((0, "visible"), (0, "infrared"), (255, "label")):
+        batch[name][..., 8:] = value
+    batch["infrared"][1, 0, 2, 2] = 0                                       # black in one of both is no padding
+    mask = real_pixels(batch)
+    assert mask[..., :8].all() and not mask[..., 8:].any()
+    outputs = dict(logits=torch.randn(2, 4, 10, 12), fused=fused, routing=[])
+    found, said = criterion()(outputs, batch), criterion()(outputs, batch | dict(mask=mask))
+    assert all(torch.equal(found[name], said[name]) for name in found)
+    other = criterion()(outputs | dict(fused=torch.where(mask, fused, torch.zeros(()))), batch)
+    assert torch.equal(other["loss"], found["loss"])
 
 
 def test_gradient_of_the_terms_is_right():

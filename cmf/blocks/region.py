@@ -188,4 +188,4 @@ class RMSNorm2d(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.eps).movedim(-1, 1)
+        return (F.rms_norm(x.movedim(1, -1), self.weight.shape, eps=self.eps) * self.weight).movedim(-1, 1)
