@@ -194,9 +194,9 @@ def test_the_published_counts():
     assert numbers(network.norms) == 5_760
     assert numbers(network.segment) == 3_847_177 and numbers(network.fuse) == 74_147
     assert numbers(network) == 135_160_556 - 4
-    corrected = [numbers(m) for m in CMFS(small(9, 512, widths=(96, 192), depths=(1, 1), regions=(5, 5),
-                                                mixer_states=16)).interaction]
-    assert corrected == [274_772, 861_380]
+    network = CMFS(tiny(9))
+    assert [numbers(m) for m in network.interaction] == [274_772, 861_380, 3_023_012, 11_299_940]
+    assert numbers(network.fuse) == 76_228 and numbers(network) == 134_695_821
 
 
 def test_enlarging_commutes_with_the_head_that_joins():

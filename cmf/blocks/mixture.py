@@ -89,6 +89,7 @@ class Join(nn.Module):
         width: C of the result.
         eps: of both batch norms.
 
+    >>> import torch
     >>> Join(32, 16)(torch.zeros(2, 32, 5, 7)).shape
     torch.Size([2, 16, 5, 7])
     """

@@ -18,8 +18,8 @@ Corrected against that code, and in `Config.published` where a name is given, to
 Corrected without a name: regions and bands fit every size; pictures are normalised as the encoder expects; an infrared
 picture has one channel; text is encoded once and is no part of checkpoints; batch norms have one epsilon in
 training and use; any batch; balanced experts, unsigned gradients (`cmf.segmentation_losses`). The head that labels
-adds its scan to what it scans. Of the published 135,160,556 parameters (9 classes) all published variants
-together have 135,160,552: four unused numbers are left out.
+adds its scan to what it scans. With "text" and "head" the parameters are the published 135,160,556 (9 classes) less
+four that nothing uses.
 
 Axes: B pictures, C channels, H, W rows and columns, K classes, P prompts, D text width, N regions a side.
 """
@@ -99,7 +99,7 @@ class Config:
 
 
 def tiny(classes: int = 9, text_width: int = 512, **changes) -> Config:
-    """The published size, 135 M parameters; `changes` are other fields of `Config`."""
+    """The published size: 134,695,821 parameters with the corrections; `changes` are other fields of `Config`."""
     return Config(classes=classes, text_width=text_width, **changes)
 
 
