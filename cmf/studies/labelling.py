@@ -130,6 +130,7 @@ def sets(options, profile: Profile):
     """`cmf.studies.segmenting.Sets` of what is asked for; their test part is empty but for simulated scenes."""
     from cmf.datasets import segmentation
 
+    classes = classes_of(options)
     if options.data == "street":
         n = SCENES["train"] if options.scenes is None else options.scenes
         few = dict(windows=min(segmenting.WINDOWS, 8 * n), crop=profile.crop)
@@ -144,9 +145,8 @@ def sets(options, profile: Profile):
     if options.profile == "demo":
         small = [min(segmenting.WINDOW[k], *(label.shape[k] for label in columns["label"])) for k in (0, 1)]
         columns = segmenting.cut(columns, segmenting.WINDOWS, tuple(small), options.seed)
-    return segmenting.Sets(options.data if options.data in CLASSES else classes_of(options), columns, other,
-                           dict(visible=[], infrared=[], label=[]), segmenting.prompts(classes_of(options)),
-                           profile.crop)
+    return segmenting.Sets(options.data if options.data in CLASSES else classes, columns, other,
+                           dict(visible=[], infrared=[], label=[]), segmenting.prompts(classes), profile.crop)
 
 
 def _train(options) -> None:
