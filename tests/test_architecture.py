@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "plots": {"paths", "runs"},  # a figure carries the provenance of its run
     "book": {"paths", "runs", "sources"}, "paper": {"paths"},
     "datasets": {"simulate", "catalogue"}, "losses": {"copula", "blocks"}, "fusion_losses": set(),
+    "segmentation_losses": {"blocks", "fusion_losses"},
     "encoders": {"catalogue", "blocks", "weights"}, "methods": {"encoders", "blocks", "losses", "copula"},
     "training": {"runs", "training_processes", "training_state"}, "training_processes": set(), "training_state": set(),
     "baselines": {"metrics"}, "detection": {"datasets", "encoders", "methods", "metrics"},

@@ -131,8 +131,8 @@ class Experts(nn.Module):
         self.query = nn.Conv2d(channels, sum(ranks), 1)                     # Q of all experts
         self.out = nn.Conv2d(sum(ranks) + len(ranks), channels, 1, bias=False)  # V of all experts, then their biases
         with torch.no_grad():  # as a convolution for each expert would start: uniform within 1 / sqrt(rank)
-            widths = torch.tensor(self.ranks)
-            bounds = torch.cat([widths.repeat_interleave(widths), widths]).rsqrt()  # (R + E,)
+            widths = [rank for rank in self.ranks for _ in range(rank)] + [*self.ranks]
+            bounds = torch.tensor(widths, dtype=torch.float32).rsqrt()              # (R + E,)
             self.out.weight.uniform_(-1, 1).mul_(bounds[:, None, None])
 
     def forward(self, x: Tensor, k: Tensor) -> tuple[Tensor, Routing]:
