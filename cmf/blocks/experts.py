@@ -5,6 +5,7 @@ the tokens that are routed (1 x 1 an image; H x W a pixel each).
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -79,7 +80,8 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor) -> Routing:
         """x (B, C, H, W) -> routing of its tokens."""
-        with torch.autocast(x.device.type, enabled=False):
+        plain = torch.amp.is_autocast_available(x.device.type)              # not on devices without memory
+        with torch.autocast(x.device.type, enabled=False) if plain else nullcontext():
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             if self.per == "image":
                 x = x.mean((-2, -1), keepdim=True)                          # (B, C, 1, 1)
