@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -232,17 +233,21 @@ def _evaluate(options) -> None:
         listed = samples(options, None if options.split == "all" else options.split)
         n, loaded = len(listed), (segmentation.load(sample, options.span) for sample in listed)
     out = writable(Path(options.out or paths.build() / f"evaluate_cmfs_{name}"))
-    counts = []
+    counts, seconds = [], 0.0
     for visible, infrared, label in runs.progress(loaded, "evaluate", n):
+        began = time.perf_counter()
         found = segmenter.segment(visible, infrared, views)
+        seconds += time.perf_counter() - began
         counts.append(confusion(label, found.label, len(segmenter.classes)))
     table = summary(np.stack(counts), segmenter.classes)
     print(f"{name}, {options.split}: {n} pictures, 95 % intervals over pictures", *lines(table), sep="\n")
+    print(f"  seconds a picture, on {segmenter.device}: {seconds / n:.2f}")
     if torch.cuda.is_available():
         print(f"  memory on the GPU, at most: {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB")
     runs.write_text(out / "measures.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     plain = lambda x: None if x != x else float(f"{x:.6g}")
     record = dict(data=name, split=options.split, weights=segmenter.facts, views=vars(views),
+                  seconds_a_picture=round(seconds / n, 4),
                   measures={row.measure: dict(value=plain(row.value), low=plain(row.low), high=plain(row.high))
                             for row in table.itertuples()}, run=runs.provenance())
     runs.write_text(out / "measures.json", json.dumps(record, indent=1) + "\n")
