@@ -53,12 +53,12 @@ def scenes(seed: int = 0, train: int = SCENES["train"], validation: int = SCENES
     counts = dict(zip(SPLITS, (train, validation, test), strict=True))
 
     def compute() -> dict:
-        made = {split: segmentation.street(n, split, seed, size) for split, n in counts.items()}
+        made = {split: segmenting.street(n, split, seed, size) for split, n in counts.items()}
         return {f"{split}/{name}": column for split, some in made.items() for name, column in segmentation.columns(
             *(some[k] for k in ("visible", "infrared", "label"))).items()}
 
     found = runs.cached("downstream_scenes", compute, code=[segmentation.street],
-                        parameters=counts | dict(seed=seed, size=list(size)))
+                        parameters=counts | dict(seed=seed, size=list(size), crowd=segmenting.CROWD))
     return {split: Scenes({name: found[f"{split}/{name}"] for name in ("visible", "infrared", "label")})
             for split in SPLITS}
 

@@ -227,7 +227,7 @@ def _evaluate(options) -> None:
     if options.data == "street":
         n = SCENES["test"] if options.scenes is None else options.scenes
         split = "test" if options.split == "all" else options.split
-        made = segmentation.street(n, split, options.seed, (192, 256))
+        made = segmenting.street(n, split, options.seed)
         loaded = zip(made["visible"], made["infrared"], made["label"], strict=True)
     else:
         listed = samples(options, None if options.split == "all" else options.split)
