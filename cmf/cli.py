@@ -26,6 +26,7 @@ COMMANDS = {
     "train": ("train a method on a collection", "cmf.studies.learning:train_arguments"),
     "evaluate": ("measure a trained method on a collection", "cmf.studies.learning:evaluate_arguments"),
     "measure": ("measure fused pictures, and rank the methods that made them", "cmf.studies.measured:arguments"),
+    "doctor": ("say what is here, what is missing, and the command that mends it", "cmf.doctor:arguments"),
     "data": ("list, get, check and make data sets and weights", "cmf.cli:data_arguments"),
 }
 

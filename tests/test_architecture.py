@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "encoders": {"catalogue", "blocks", "weights"}, "methods": {"encoders", "blocks", "losses", "copula"},
     "training": {"runs", "training_processes", "training_state"}, "training_processes": set(), "training_state": set(),
     "baselines": {"metrics"}, "detection": {"datasets", "encoders", "methods", "metrics"},
-    "studies": EVERYTHING, "results": EVERYTHING, "cli": EVERYTHING, "__main__": EVERYTHING,
+    "studies": EVERYTHING, "results": EVERYTHING, "doctor": EVERYTHING, "cli": EVERYTHING, "__main__": EVERYTHING,
 }
 
 
