@@ -67,7 +67,8 @@ def test_rarer_classes_weigh_more():
 
 def test_prompts_and_the_words_that_are_unknown(encoder):
     text = study.prompts(CLASSES["mfnet"], encoder)
-    assert torch.equal(text[1], encoder.texts(["the photo of person"]).pooled[0]) and len(text) == 8
+    own = encoder.texts(["the photo of person"]).pooled[0]
+    assert torch.allclose(text[1], own, atol=1e-5) and len(text) == 8
     unknown = study.spelled(CLASSES["mfnet"], encoder)
     assert "guardrail" in unknown and "person" not in unknown and "car stop" not in unknown
 
