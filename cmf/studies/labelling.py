@@ -53,14 +53,15 @@ def _shared(parser) -> None:
 
 
 def train_arguments(parser) -> None:
-    """`python -m cmf train cmfs --data NAME [--profile demo] [--run DIR] [--out FILE]`."""
+    """`python -m cmf train cmfs --data NAME [--profile demo] [--checkpoints DIR] [--out FILE]`."""
     _shared(parser)
     parser.add_argument("--profile", choices=tuple(PROFILES), default="demo",
                         help="demo: 2 M parameters, minutes on a CPU; small: the same, to convergence; published: "
                              "135 M parameters and the published recipe, for GPUs")
     parser.add_argument("--out", metavar="FILE", help="weights; default build/cmfs_NAME.safetensors")
-    parser.add_argument("--run", dest="folder_of_run", metavar="DIR",
-                        help="checkpoints; a run found there is resumed (default build/runs/cmfs_NAME_PROFILE_SEED)")
+    parser.add_argument("--checkpoints", "--run", metavar="DIR",
+                        help="a run found there is resumed (default build/runs/cmfs_NAME_PROFILE_SEED); torchrun takes "
+                             "--run for an option of its own, so say --checkpoints there")
     parser.add_argument("--arm", default="CMFS", help="of cmf.studies.segmenting.ARMS (default CMFS)")
     parser.add_argument("--pretrained", metavar="FILE",
                         help="VMamba weights (.pth or .safetensors) for both encoders, of a fitting size")
@@ -168,7 +169,7 @@ def _train(options) -> None:
     changed = {key: getattr(options, key) for key in ("epochs", "batch", "lr", "accumulate")
                if getattr(options, key) is not None}
     recipe = Recipe(**profile.recipe | changed | dict(seed=options.seed))
-    folder = Path(options.folder_of_run or paths.build() / "runs" / f"cmfs_{name}_{options.profile}_{options.seed}")
+    folder = Path(options.checkpoints or paths.build() / "runs" / f"cmfs_{name}_{options.profile}_{options.seed}")
     some = sets(options, profile)
     network, weights = segmenting.build(options.arm, some, options.seed, getattr(cmfs, profile.config))
     if options.pretrained:
