@@ -362,9 +362,9 @@ def test_eq_cmi_loss(torch):
     out = torch.where(f > 1, f - 1, torch.where(f < 0, -f, 0.0)).mean()
     family = -outputs["understood"].log_softmax(1)[torch.arange(2), batch["family"]].mean()
     assert torch.isclose(found["range"], out) and torch.isclose(found["understood"], family) and out > 0
-    total = (found["intensity"] + 6 * found["gradient"] + 8 * found["artefacts"] + 4 * found["beyond"]
-             + found["similarity"] / 2 + 1.3 * found["information"] + 0.4 * found["difference"] + 2.5 * found["asked"]
-             + 5 * found["calm"] + 6 * found["repaired"] + 2 * out + 0.3 * family)
+    total = (found["intensity"] + 5.5 * found["gradient"] + 8 * found["artefacts"] + 4 * found["beyond"]
+             + found["similarity"] / 2 + 1.6 * found["information"] + 0.4 * found["difference"] + 2.5 * found["asked"]
+             + 8 * found["calm"] + 6 * found["repaired"] + 2 * out + 0.3 * family)
     assert torch.isclose(found["loss"], total)
 
 

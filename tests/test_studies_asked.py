@@ -168,7 +168,7 @@ def test_sentences_are_chosen_by_the_seed_and_include_captions(encoder, texts):
     assert again.sentences == texts.sentences
     assert Texts(encoder, "train", each=12, seed=1).sentences["heat"] != texts.sentences["heat"]
     assert set(pictures().captions) == set(texts.sentences["other"]) and len(texts.sentences["heat"]) == 12
-    assert len(texts.sentences["foreign"]) == 24
+    assert len(texts.sentences["foreign"]) == 72
 
 
 def test_simulated_pictures_know_their_warm_things():

@@ -1,6 +1,7 @@
 """Training of CMI-Fusion: its loss, and that the same network comes out twice."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import small_asked as small
@@ -156,6 +157,18 @@ def test_training_takes_the_scale_of_the_sentences(data, texts):
     torch.testing.assert_close(net.words.centre, words["text"][words["text_mask"]].mean(0))
 
 
+def test_a_network_learns_to_read_before_it_sees_a_picture(texts):
+    results = []
+    for _ in range(2):
+        net = network()
+        seen = {name: value.clone() for name, value in net.state_dict().items()}
+        results.append((fusion.learn_to_read(net, texts, rounds=30, lr=5e-3), net.state_dict()))
+        changed = {name.split(".")[0] for name, value in net.state_dict().items() if not torch.equal(value, seen[name])}
+        assert changed == {"words", "understood"}
+    assert results[0][0] == results[1][0] > 0.7
+    assert all(torch.equal(value, results[1][1][name]) for name, value in results[0][1].items())
+
+
 def test_ready_weights_need_the_real_pairs(monkeypatch, tmp_path):
     for name in ("CMF_DATA", "CMF_CACHE"):
         monkeypatch.setenv(name, str(tmp_path))
@@ -169,8 +182,13 @@ def test_ready_weights_say_what_they_are(monkeypatch, tmp_path, encoder):
     monkeypatch.setattr(asked, "simulated", lambda n, split, seed: pictures(n, 136, 140))
     monkeypatch.setattr(fusion, "CLIP", lambda *arguments, **options: encoder)
     monkeypatch.setattr(fusion, "CMIFusion", network)
-    result = fusion.ready(tmp_path / "w.safetensors", simulated_pairs=1, rounds=1,
-                          recipe=replace(RECIPE, epochs=1, batch=2))
+    monkeypatch.setattr(fusion, "Texts", partial(Texts, each=12))
+    small = dict(simulated_pairs=1, rounds=1, recipe=replace(RECIPE, epochs=1, batch=2))
+    result = fusion.ready(tmp_path / "w.safetensors", start=None, **small)
+    again = fusion.ready(tmp_path / "v.safetensors", start=tmp_path / "w.safetensors", **small)
+    assert again.best_score > result.best_score, "it goes on from there"
+    with pytest.raises(FileNotFoundError, match="no weights at .*absent"):
+        fusion.ready(tmp_path / "v.safetensors", start=tmp_path / "absent.safetensors", **small)
     facts = weights.facts(tmp_path / "w.safetensors")
     assert facts["architecture"] == "CMIFusion" and facts["text_encoder"] == encoder.fingerprint()
     assert facts["data"].startswith("2 real pairs (roadscene, msrs, tno") and "and 1 simulated" in facts["data"]

@@ -102,38 +102,46 @@ _THINGS = ("three apples", "the annual budget", "a bowl of soup", "an opera tick
 _TIMES = ("", "", "on monday", "last winter", "before breakfast", "every year", "in the morning", "at the meeting",
           "during the holidays", "for a friend", "in 1987", "at half past nine", "without a word", "once again",
           "over the weekend")
+_SMALL = ("the", "a", "of", "and", "to", "in", "on", "with", "for", "is", "was", "it", "he", "she", "they", "my", "at",
+          "by", "from", "very", "not", "two", "some", "there", "this", "as", "we", "you", "has", "will")
+_STARTS = ("b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "st", "tr", "pl", "sh",
+           "ch", "br", "gr", "sp", "")
+_ENDS = ("", "", "n", "r", "s", "t", "l", "d", "ck", "ng", "m", "st", "rd")
 SPLITS = ("train", "validation", "test")
 
 
 def foreign(n: int, split: str = "train", seed: int = 0) -> list[str]:
-    """n sentences that have nothing to do with pictures: half of them plain ones about other things, half of words
-    of random letters and digits. No speaker, doing, thing or random word of one split is in another.
+    """n sentences that have nothing to do with pictures: plain ones about other things, small words between words of
+    random syllables, and words of random letters. No thing told of and no random word of one split is in another.
 
     Raises ValueError on an unknown split.
     """
     mine = _place(split)
     rng = default_rng((61, seed))
-    own = lambda parts: [part for k, part in enumerate(parts) if (k % 5 if k % 5 < 2 else 2) == mine]
     one = lambda parts: parts[rng.integers(len(parts))]
-    told = [_SPEAKERS, _DOINGS, _THINGS]
-    letters = "abcdefghijklmnopqrstuvwxyz"
+    own = lambda parts: one([part for k, part in enumerate(parts) if min(k % 5, 2) == mine])
+    syllable = lambda: one(_STARTS) + one("aeiou") + one(_ENDS)
+    makers = {"letters": lambda: "".join(chr(97 + k) for k in rng.integers(0, 26, rng.integers(2, 9))),
+              "syllables": lambda: "".join(syllable() for _ in range(rng.integers(1, 4))),
+              "number": lambda: str(rng.integers(0, 10000))}
 
-    def word() -> str:
+    def word(kind: str) -> str:
         """The sum of a word's letters says of which split it is."""
         while True:
-            found = "".join(letters[k] for k in rng.integers(0, 26, rng.integers(2, 9)))
-            if rng.random() < 0.1:
-                found = str(rng.integers(0, 10000))
-            if (code := sum(map(ord, found)) % 5) == mine or mine == 2 and code > 2:
+            found = makers[kind if rng.random() < 0.95 else "number"]()
+            if min(sum(map(ord, found)) % 5, 2) == mine and found not in _SMALL:
                 return found
 
-    made = []
-    for k in range(n):
-        plain = [one(own(part)) for part in told] + [one(_TIMES)]
-        said = plain if k % 2 else [word() for _ in range(rng.integers(1, 8))]
-        cut = rng.integers(1, 4) if k % 6 == 1 else len(said)     # some are no whole sentences
-        made.append(" ".join(part for part in said[:cut] if part))
-    return made
+    def said(kind: int) -> list[str]:
+        length = rng.integers(1, 8)
+        if kind == 0:
+            plain = [own(_SPEAKERS), own(_DOINGS), own(_THINGS), one(_TIMES)]
+            return plain if rng.random() < 0.7 else plain[rng.integers(3):]
+        if kind == 1:
+            return [word("letters") for _ in range(length)]
+        return [one(_SMALL) if rng.random() < 0.4 else word("syllables") for _ in range(length)]
+
+    return [" ".join(part for part in said(min(k % 4, 2)) if part) for k in range(n)]
 
 
 def _place(split: str) -> int:

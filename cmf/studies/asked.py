@@ -63,14 +63,14 @@ class Texts:
 
     Args:
         encoder: a `cmf.encoders.clip.CLIP`. split: train, validation or test. captions: sentences about pictures.
-        each: at most so many sentences of a family, twice as many foreign ones. seed: of their choice.
+        each: at most so many sentences of a family, six times as many foreign ones. seed: of their choice.
     """
 
     def __init__(self, encoder, split: str, captions: Sequence[str] = (), each: int = 300, seed: int = 0):
         rng = np.random.default_rng((61, seed))
         some = lambda found: [found[k] for k in rng.permutation(len(found))[:each]]
         self.sentences = {family: some(prompts(family, split)) for family in FAMILIES}
-        self.sentences["foreign"] = foreign(2 * each, split, seed)
+        self.sentences["foreign"] = foreign(6 * each, split, seed)
         self.sentences["other"] = some(list(captions)) or self.sentences["foreign"]
         self.told = {family: words(encoder, found) for family, found in self.sentences.items()}
         self.none = words(encoder, [""])

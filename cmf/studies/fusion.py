@@ -3,6 +3,7 @@
 Axes: B pictures, H, W rows and columns.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,14 +15,16 @@ from cmf import fusion_losses as terms
 from cmf import runs, weights
 from cmf.encoders.clip import CLIP
 from cmf.methods.cmi_fusion import CMIFusion
+from cmf.simulate.prompts import FAMILIES
 from cmf.studies import asked
 from cmf.studies.asked import Asked, Texts
 from cmf.studies.fusing import TRAINED
 from cmf.training import Recipe, Result, fit
 
-WEIGHTS = dict(intensity=1.0, gradient=6.0, similarity=0.5, information=1.3, difference=0.4, artefacts=8.0, beyond=4.0,
-               asked=2.5, calm=5.0, repaired=6.0, range=2.0, understood=0.3)
-RECIPE = Recipe(epochs=7, batch=8, lr=2.5e-3, weight_decay=0.01, warmup=0.05)
+WEIGHTS = dict(intensity=1.0, gradient=5.5, similarity=0.5, information=1.6, difference=0.4, artefacts=8.0, beyond=4.0,
+               asked=2.5, calm=8.0, repaired=6.0, range=2.0, understood=0.3)
+RECIPE = Recipe(epochs=2, batch=8, lr=1e-3, weight_decay=0.01, warmup=0.05, clip=0.5)
+START = TRAINED.with_name("cmi_fusion_start.safetensors")
 
 
 @dataclass(frozen=True)
@@ -100,15 +103,41 @@ def train(network, data: Asked, held: Asked, recipe: Recipe = RECIPE, criterion:
     return fit(network, data, criterion, recipe, score=score, run=run, label=label)
 
 
+def learn_to_read(network, texts: Texts, rounds: int = 16, lr: float = 2e-3, seed: int = 0) -> float:
+    """Teach the words of a network to tell the families apart, from the sentences alone; what asks for nothing is
+    balanced. A tenth of the word pieces is left out at random. Returns the share of sentences it takes rightly."""
+    keys = [(family, k) for family, found in texts.sentences.items() for k in range(len(found))]
+    batch = texts.column(keys)
+    truth = torch.tensor([FAMILIES.index(family) if family in FAMILIES else 0 for family, _ in keys])
+    network.fit_text(batch)
+    draw = torch.Generator().manual_seed(seed)
+    taught = [*network.words.parameters(), *network.understood.parameters()]
+    optimizer = torch.optim.AdamW(taught, lr, weight_decay=0.05)
+    understood = lambda text, mask: network.understood(network.words(dict(text=text, text_mask=mask))[2])
+    for k in runs.progress(range(rounds), "sentences"):
+        optimizer.param_groups[0]["lr"] = 0.5 * lr * (1 + math.cos(math.pi * k / rounds))
+        for some in torch.randperm(len(keys), generator=draw).split(64):
+            long = int(batch["text_mask"][some].any(0).nonzero().max()) + 1
+            left = torch.rand(len(some), long, generator=draw) > 0.1
+            logits = understood(batch["text"][some, :long], batch["text_mask"][some, :long] & left)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, truth[some], label_smoothing=0.02).backward()
+            optimizer.step()
+    with torch.no_grad():
+        return float((understood(batch["text"], batch["text_mask"]).argmax(1) == truth).float().mean())
+
+
 def ready(path: Path = TRAINED, simulated_pairs: int = 250, recipe: Recipe = RECIPE, rounds: int = 2,
-          run: Path | None = None) -> Result:
+          run: Path | None = None, start: Path | None = START) -> Result:
     """Train the network of `python -m cmf fuse` on simulated and real training pairs and write its weights.
 
     Args:
         path: of the weights. simulated_pairs: how many. rounds: crops of each pair. run: folder of checkpoints.
+        start: weights to begin with, see its card; None: an untrained network.
 
     Raises:
         FileNotFoundError: real pairs are not here (what and where is said); nothing is trained without them.
+        FileNotFoundError, ValueError: no weights to begin with, or of another shape, as `cmf.weights.load`.
     """
     train_set = asked.real() + asked.simulated(simulated_pairs, "train", recipe.seed)
     held_set = asked.real(("roadscene", "tno"), "validation") + asked.simulated(24, "validation", recipe.seed)
@@ -117,6 +146,9 @@ def ready(path: Path = TRAINED, simulated_pairs: int = 250, recipe: Recipe = REC
     held = Asked(held_set, Texts(encoder, "validation", held_set.captions, each=60), seed=recipe.seed + 1)
     runs.seed_everything(recipe.seed)
     network = CMIFusion()
+    if start is not None:
+        weights.load(start, network)
+    learn_to_read(network, data.texts, seed=recipe.seed)
     result = train(network, data, held, recipe, run=run)
     weights.save(path, network, network.shape, text_encoder=encoder.fingerprint(), licence="MIT",
                  data=f"{len(train_set) - simulated_pairs} real pairs ({', '.join(asked.REAL)}) and {simulated_pairs} "
