@@ -157,12 +157,20 @@ def test_large_weights_are_kept_in_half(segmenter, tmp_path, monkeypatch, encode
     from cmf.studies import segmenter as module
 
     monkeypatch.setattr(module, "HALF", 1000)
+    network = segmenter.network
+    network.join[1].norm.running_var[0] = 1e6
     path = segmenter.save(tmp_path / "half.safetensors")
     again = Segmenter.load(path, "cpu", encoder)
     assert next(again.network.parameters()).dtype == torch.float32 == next(segmenter.network.parameters()).dtype
     x = np.random.default_rng(0).random((40, 48, 3), np.float32)
     a, b = (s.segment(x, x[..., 0]).share for s in (segmenter, again))
     assert 0 < np.abs(a - b).max() < 0.02
+    assert again.network.join[1].norm.running_var[0] == 1e6, "statistics keep their range"
+    with monkeypatch.context() as patch:
+        patch.setattr(network.join[1].short, "weight", nn.Parameter(network.join[1].short.weight + 1e5, False))
+        with pytest.raises(ValueError, match="join.1.short.weight has values beyond 65504 or NaN; train with a small"):
+            segmenter.save(tmp_path / "large.safetensors")
+    network.join[1].norm.running_var[0] = 1
 
 
 def test_any_size_whole_or_in_windows(segmenter):

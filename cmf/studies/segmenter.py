@@ -123,13 +123,19 @@ class Segmenter:
     def save(self, path: Path | str, **facts: str) -> Path:
         """Write weights, configuration, classes and the fingerprint of the text encoder; embeddings are not stored.
 
-        Above HALF bytes the numbers are kept in float16. facts: further words.
+        Above HALF bytes the parameters are kept in float16, batch norms' statistics are not. facts: further words.
+
+        Raises ValueError for parameters that float16 cannot hold.
         """
         import copy
 
         network = self.network
         if sum(x.numel() * x.element_size() for x in network.state_dict().values()) > HALF:
-            network = copy.deepcopy(network).half()
+            network = copy.deepcopy(network)
+            for name, parameter in network.named_parameters():
+                parameter.data = parameter.data.half()
+                if not parameter.isfinite().all():
+                    raise ValueError(f"{name} has values beyond 65504 or NaN; train with a smaller learning rate")
         return weights.save(path, network, network.config, classes=json.dumps(self.classes),
                             text_encoder=self.encoder.fingerprint(), **facts)
 
