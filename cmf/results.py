@@ -103,24 +103,30 @@ def cmfs_street() -> None:
 
 
 def cmfs_arms() -> None:
-    """All arms of CMFS on simulated streets, the main ones with three seeds, the others with two.
+    """CMFS, either modality alone and both as one picture of four channels, three seeds: results/cmfs_arms.csv,
+    cmfs_compare.csv and cmfs_classes.csv, see `_cmfs`."""
+    _cmfs("", segmenting.MAIN, SEEDS[:3])
 
-    results/cmfs_arms.csv has a row an arm and seed, cmfs_compare.csv intervals of mIoU and differences to CMFS over
-    test pictures, cmfs_classes.csv those of each class.
-    """
+
+def cmfs_ablations() -> None:
+    """CMFS without each of its parts and as published, the first seed: results/cmfs_ablations.csv, ..._compare.csv."""
+    _cmfs("ablations", ["CMFS", *(name for name in segmenting.ARMS if name not in segmenting.MAIN)], SEEDS[:1])
+
+
+def _cmfs(group: str, names, seeds) -> None:
+    """Three tables of arms: a row an arm and seed; mIoU with intervals and differences to CMFS over test pictures, of
+    all classes and without the background; the same of each class."""
     some = segmenting.sets(seed=WORLD)
-    main, others = list(segmenting.MAIN), [name for name in segmenting.ARMS if name not in segmenting.MAIN]
-    groups = ((main, SEEDS[:3]), (others, SEEDS[:2]))
-    table = pd.concat([segmenting.arms(names, some, seeds) for names, seeds in groups], ignore_index=True)
-    facts = dict(profile="demo", scenes=segmenting.SCENES, windows=segmenting.WINDOWS,
+    table = segmenting.arms(names, some, seeds)
+    name = lambda what: "_".join(filter(None, ["cmfs", group, what]))
+    facts = dict(profile="demo", scenes=segmenting.SCENES, windows=segmenting.WINDOWS, crowd=segmenting.CROWD,
                  training=asdict(segmenting.RECIPE))
-    runs.write_result("cmfs_arms", table.drop(columns="seconds"), **facts,
+    runs.write_result(name("" if group else "arms"), table.drop(columns="seconds"), **facts,
                       training_seconds=round(float(table.seconds.sum())))
     compared = [segmenting.compare(names, some, seeds, foreground=foreground).assign(foreground=foreground)
-                for foreground in (False, True) for names, seeds in groups]
-    runs.write_result("cmfs_compare", pd.concat(compared, ignore_index=True), **facts)
-    classes = [segmenting.by_class(names, some, seeds) for names, seeds in groups]
-    runs.write_result("cmfs_classes", pd.concat(classes, ignore_index=True), **facts)
+                for foreground in (False, True)]
+    runs.write_result(name("compare"), pd.concat(compared, ignore_index=True), **facts)
+    runs.write_result(name("classes"), segmenting.by_class(names, some, seeds), **facts)
 
 
 def cmfs_noise() -> None:
@@ -144,7 +150,7 @@ RESULTS = {"demo": {"deepspace_classifier": deepspace_classifier, "deepspace_arm
                     "cmaf_arms": cmaf_arms, "cmaf_controls": cmaf_controls,
                     "cmaf_scores": cmaf_scores, "cmaf_surveillance": cmaf_surveillance,
                     "cmi_arms": cmi_arms, "cmfs_street": cmfs_street, "cmfs_arms": cmfs_arms,
-                    "cmfs_noise": cmfs_noise, "downstream": downstream_miou},
+                    "cmfs_ablations": cmfs_ablations, "cmfs_noise": cmfs_noise, "downstream": downstream_miou},
            "real": {"cmi_fusion": cmi_fusion}}
 
 
