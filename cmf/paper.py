@@ -17,19 +17,19 @@ _CALL = re.compile(rf'#?\b(val|fig|rows)\({_NAME}(?:\s*,{_NAME})?(?:\s*,\s*profi
 
 
 def needs(root: Path | str) -> list[tuple[str, str | None]]:
-    """What the text shows: (file below `root`, value in it or None), in the order of first use.
+    """What main.typ and its parts show: (file below `root`, value in it or None), in the order of first use.
 
     Raises:
-        FileNotFoundError: no paper/main.typ below `root`.
+        FileNotFoundError: no paper/main.typ below `root`, or a part that it includes is missing.
     """
     folder = Path(root) / "paper"
     if not (folder / "main.typ").is_file():
         raise FileNotFoundError(f"no paper/main.typ below {root}; give the folder of the project")
     found = {}
-    for source in sorted(folder.glob("*.typ"), key=lambda path: (path.name != "main.typ", path.name)):
-        if source.name == "template.typ":
-            continue
-        for kind, name, value, profile in _CALL.findall(source.read_text(encoding="utf-8")):
+    texts = [(folder / "main.typ").read_text(encoding="utf-8")]
+    texts += [(folder / name).read_text(encoding="utf-8") for name in re.findall(r'#include "([^"]+)"', texts[0])]
+    for text in texts:
+        for kind, name, value, profile in _CALL.findall(text):
             base = f"figures/{profile or 'demo'}"
             if kind == "val":
                 found[f"{base}/values/{name}.json", value] = None

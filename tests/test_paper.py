@@ -108,6 +108,14 @@ def test_needs_reads_profiles_tables_and_figures(tmp_path):
         ("figures/real/t.csv", None), ("figures/real/t.json", None)]
 
 
+def test_a_part_that_is_not_included_needs_nothing(tmp_path):
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper/main.typ").write_text('#include "a.typ"\n')
+    (tmp_path / "paper/a.typ").write_text('#val("01_data", "n")')
+    (tmp_path / "paper/b.typ").write_text('#val("02_features", "n")')
+    assert paper.needs(tmp_path) == [("figures/demo/values/01_data.json", "n")]
+
+
 def test_every_call_in_the_text_is_understood():
     text = "".join(read(path) for path in SOURCES if path.name != "template.typ")
     assert len(re.findall(r"#(?:val|fig|rows)\(", text)) == len(paper._CALL.findall(text)) > 40
