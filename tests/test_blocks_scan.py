@@ -260,3 +260,11 @@ def test_orders_and_directions_that_cannot_be_are_refused():
         visiting_order(4, 4, 0)
     with pytest.raises(ValueError, match=r"shape \(1, 2, 3, 4\); give \(batch, 4, channels, 6\) for a picture of 2x3"):
         cross_merge(torch.ones(1, 2, 3, 4), (2, 3))
+
+
+def test_an_order_first_asked_for_in_inference_serves_training():
+    with torch.inference_mode():
+        cross_merge(cross_scan(torch.randn(1, 1, 9, 11), 4), (9, 11), 4)
+    x = torch.randn(1, 1, 9, 11, requires_grad=True)
+    cross_merge(cross_scan(x, 4).square(), (9, 11), 4).sum().backward()
+    assert torch.allclose(x.grad, 8 * x)

@@ -128,15 +128,16 @@ def visiting_order(height: int, width: int, tile: int = 4, dilated: bool = False
     """
     if min(height, width, tile) < 1:
         raise ValueError(f"a picture of {height}x{width} cannot be cut into tiles of {tile}; each must be at least 1")
-    row = torch.arange(height)[:, None].expand(height, width)
-    column = torch.arange(width).expand(height, width)
-    if transposed:
-        row, column = column, row
-    coarse, fine = (row // tile, column // tile), (row % tile, column % tile)
-    key = torch.zeros_like(row)
-    for digit in (*fine, *coarse) if dilated else (*coarse, *fine):
-        key = key * (max(height, width) + 1) + digit
-    return key.flatten().argsort()
+    with torch.inference_mode(False):  # the cached order may be asked for in training later
+        row = torch.arange(height)[:, None].expand(height, width)
+        column = torch.arange(width).expand(height, width)
+        if transposed:
+            row, column = column, row
+        coarse, fine = (row // tile, column // tile), (row % tile, column % tile)
+        key = torch.zeros_like(row)
+        for digit in (*fine, *coarse) if dilated else (*coarse, *fine):
+            key = key * (max(height, width) + 1) + digit
+        return key.flatten().argsort()
 
 
 def inverse_order(order: Tensor) -> Tensor:
