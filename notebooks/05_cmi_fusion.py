@@ -19,11 +19,11 @@
 #
 # **Answer.** It follows, imperfectly: between a sentence that asks for heat and one that asks for visible texture,
 # warm bodies of generated pairs change by 33 grey levels, in the asked direction in every pair, and the rest by 3.
-# Asking for a brighter picture repairs a dark one by some two fifths; asking to remove noise removes none; unknown words
-# change next to nothing, some captions a little. Without a sentence it keeps more visual information of both than mean,
-# maximum and pyramid; the maximum, which takes no time, keeps a little more of the edges and invents hardly any. On
-# real test pairs it has the highest VIF, which is in its loss, and the best mean rank in all six sets; its Qabf is below
-# the pyramid's on RoadScene, TNO and CT-MRI.
+# Asking for a brighter picture repairs a dark one by some two fifths; asking to remove noise removes none; unknown
+# words change next to nothing, some captions a little. Without a sentence it keeps more visual information of both than
+# mean, maximum and pyramid; the maximum, which takes no time, keeps a little more of the edges and invents hardly any.
+# On real test pairs it has the highest VIF, which is in its loss, and the best mean rank in all six sets; its Qabf is
+# below the pyramid's on RoadScene, TNO and CT-MRI.
 #
 # A minute and a half on one CPU core; no GPU, no download. Real pairs (profile `real`) need `CMF_DATA` and three
 # minutes.

@@ -19,7 +19,7 @@
 #
 # **Answer.** CMI-Fusion has less than a twentieth of the parameters of the published network and needs less than a
 # hundredth of its multiply-adds, because it works at a half, a quarter and an eighth of the size, where the published
-# one keeps 512 channels at full size. A Laplacian pyramid needs a hundredth of CMI-Fusion's again. CMFS of the published
+# one keeps 512 channels at full size. A Laplacian pyramid needs a hundredth of CMI-Fusion's again. CMFS of published
 # size needs some ten seconds a pair on one core. The selective scan in it, compiled when it first runs, takes a seventh
 # of the time of the fastest in plain torch, and four to nine times what memory and exponentials alone would take.
 #
