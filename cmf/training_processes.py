@@ -8,6 +8,7 @@ as in one process.
 Axes: B samples of a batch, C channels.
 """
 
+import atexit
 import functools
 import math
 import os
@@ -39,7 +40,16 @@ def start() -> PartialState:
     if state.num_processes != launched:
         raise RuntimeError(f"WORLD_SIZE is {launched}, but Accelerate was started with {state.num_processes} process; "
                            "call cmf.training_processes.start() before any Accelerator or PartialState")
+    if launched > 1:
+        atexit.unregister(leave)
+        atexit.register(leave)
     return state
+
+
+def leave() -> None:
+    """Close the group of processes; its threads would now and then abort a process that ends with it open."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 class Shares(Sampler):
