@@ -61,7 +61,7 @@ $(FIGURES): $(READY)
 notebooks: $(READY) ## write notebooks/*.ipynb: executed pairs of the .py sources, default parameters
 	+@$(if $(plan),$(book) figures $(call some,) --plan,$(RUN) -m cmf.book notebooks $(call some,) $(jobs))
 
-results: $(READY) ## recompute the long results that are committed below figures/ (two hours)
+results: $(READY) ## recompute the long results that are committed below figures/ (some four hours)
 	$(RUN) -m cmf.results --profile $(PROFILE)
 
 # Threads that spin while they wait make training several times slower where other work runs beside it.
