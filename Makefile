@@ -19,9 +19,10 @@ ONLY    ?=
 PYTHON  ?=
 bases   := $(or $(PYTHON),python3.12 python3.11 python3 python)
 
-# An active conda environment named cmf is used as it is; otherwise .venv is made from requirements.lock.
+# An active conda environment named cmf, or the one that repo2docker (Binder) makes of environment.yml, is used as it
+# is; otherwise .venv is made from requirements.lock.
 LOCKED := .venv/.lock-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
-ifeq ($(CONDA_DEFAULT_ENV),cmf)
+ifneq ($(filter cmf,$(CONDA_DEFAULT_ENV))$(NB_PYTHON_PREFIX),)
 RUN := python
 READY :=
 else

@@ -30,7 +30,7 @@ def root(tmp_path):
 
 
 def make(root: Path, *words: str, **more: str) -> subprocess.CompletedProcess:
-    names = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "CONDA_DEFAULT_ENV")
+    names = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "CONDA_DEFAULT_ENV", "NB_PYTHON_PREFIX")
     environment = {k: v for k, v in project.environment(**more).items() if k not in names}
     return subprocess.run(["make", *words], cwd=root, env=environment, capture_output=True, text=True, timeout=60)
 
