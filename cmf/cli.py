@@ -34,15 +34,7 @@ COMMANDS = {
 def main(argv=None) -> int:
     """Run one command and return the exit status: 0 done, 1 refused with one line on stderr, 2 bad usage."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(prog="python -m cmf", description="Cross-modal fusion, reproducible.")
-    parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (text, source) in COMMANDS.items():
-        child = commands.add_parser(name, help=text, description=text)
-        if name in argv:
-            module, _, function = source.partition(":")
-            getattr(importlib.import_module(module), function)(child)
+    parser = _parser("python -m cmf", argv)
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as end:  # argparse has already spoken
@@ -57,6 +49,32 @@ def main(argv=None) -> int:
     except KeyboardInterrupt:
         print("cmf: stopped", file=sys.stderr)
         return 130
+
+
+def _parser(prog: str, named) -> argparse.ArgumentParser:
+    """The parser, with the arguments of the commands in `named`."""
+    parser = argparse.ArgumentParser(prog=prog, description="Cross-modal fusion, reproducible.")
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--completion", choices=("bash", "zsh", "fish", "tcsh"), action=_Completion,
+                        help="print a script with which the shell completes the command `cmf`")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (text, source) in COMMANDS.items():
+        child = commands.add_parser(name, help=text, description=text)
+        if name in named:
+            module, _, function = source.partition(":")
+            getattr(importlib.import_module(module), function)(child)
+    return parser
+
+
+class _Completion(argparse.Action):
+    """Print the script for a shell, and end."""
+
+    def __call__(self, parser, namespace, shell, option_string=None):
+        import shtab
+
+        print(shtab.complete(_parser("cmf", COMMANDS), shell))
+        parser.exit()
 
 
 def data_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,6 +30,17 @@ def test_every_command_registers(capsys):
         assert name in capsys.readouterr().out
 
 
+def test_completion_knows_commands_and_options_and_bash_takes_it(tmp_path, capsys):
+    assert cli.main(["--completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert all(name in script for name in cli.COMMANDS) and "--sequences" in script and "--checkpoints" in script
+    path = tmp_path / "cmf"
+    path.write_text(script + "COMP_WORDS=(cmf da); COMP_CWORD=1; _shtab_cmf; echo ${COMPREPLY[@]}\n")
+    assert subprocess.run(["bash", str(path)], capture_output=True, text=True, check=True).stdout == "data\n"
+    assert cli.main(["--completion", "zsh"]) == 0 and capsys.readouterr().out.startswith("#compdef cmf")
+    assert cli.main(["--completion", "csh"]) == 2 and "invalid choice: 'csh'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("argv", [[], ["dta"], ["data"], ["data", "make", "deepspace"],
                                   ["data", "make", "surveillance"], ["score", "--out", "there"], ["train", "cmaf"],
                                   ["evaluate", "sacmf", "--data", "x"]])

@@ -38,7 +38,7 @@ def evaluate_arguments(parser) -> None:
 def _methods(parser, **known) -> None:
     methods = parser.add_subparsers(dest="method", required=True, metavar=" or ".join(known))
     for name, arguments in known.items():
-        arguments(methods.add_parser(name))
+        arguments(methods.add_parser(name, help=f"the options of {name}"))
 
 
 def _train_arguments(parser) -> None:
