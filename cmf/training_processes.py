@@ -35,6 +35,8 @@ def start() -> PartialState:
         RuntimeError: this launch has several processes, but Accelerate was started before as one.
     """
     launched = int(os.environ.get("WORLD_SIZE", 1))
+    if launched > 1:      # imported later, as Accelerate does, the defaults of its functions would keep the group open
+        from torch.distributed.nn import functional  # noqa: F401
     device = torch.accelerator.current_accelerator(check_available=True)
     state = PartialState(cpu=launched > 1 and (device is None or device.type == "mps"), timeout=TIMEOUT)
     if state.num_processes != launched:
@@ -47,7 +49,10 @@ def start() -> PartialState:
 
 
 def leave() -> None:
-    """Close the group of processes; its threads would now and then abort a process that ends with it open."""
+    """Close the group of processes and end its threads: one that frees a tensor while Python ends aborts the process.
+
+    They end with the last reference to the group, see `start`.
+    """
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 

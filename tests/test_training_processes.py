@@ -1,5 +1,6 @@
 """Two processes on a CPU: the numbers of one process, one writer, and what happens when one is killed."""
 
+import atexit
 import contextlib
 import os
 import signal
@@ -109,8 +110,16 @@ def refusal(n, recipe, run=None):
         return str(error)
 
 
+def threads():
+    """Names of this process's threads that belong to gloo; None where the system does not tell."""
+    tasks = Path("/proc/self/task")
+    names = [(task / "comm").read_text().strip() for task in tasks.iterdir()] if tasks.is_dir() else None
+    return names and [name for name in names if "gloo" in name]
+
+
 def work(what, out, run="", lethal="-1"):
     """In a process of a test: what "cases" | "draw" | one case; each process writes out.<process>."""
+    atexit.register(lambda: print("threads at the end:", threads()))     # called after what start() registers
     torch.set_num_threads(1)
     process = start().process_index
     if what == "draw":
@@ -168,6 +177,13 @@ def test_refusals_and_one_bar(cases):
                                       "give a multiple of 8")
         assert "only some processes see" in found["apart"] and "disk that all of them share" in found["apart"]
     assert done.stderr.count("training:   0%") == len(CASES) + 1
+
+
+def test_the_group_and_its_threads_end_before_python_does(cases):
+    said = cases[2].stdout
+    if "threads at the end: None" in said:
+        pytest.skip("this system does not list threads in /proc/self/task")
+    assert said.count("threads at the end: []") == 2, said
 
 
 @pytest.mark.parametrize("lethal", [0, 1])
