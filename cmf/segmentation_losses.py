@@ -6,7 +6,9 @@ Targets of the fused picture f are made of the visible V = v^gamma, brightened, 
 about the mean grey of the picture: intensity max(V, I), the larger gradient of both, the colours of V.
 
 Source: Su, Huang, Yang, He, IJCAI 2025, 1873-1881, as its released code states it; the maximum of gradients is taken of
-their lengths here, and the balance of the experts is Fedus et al. 2022, eq. 4.
+their lengths here, and the balance of the experts is Fedus et al. 2022, eq. 4. The released targets (`PUBLISHED`)
+brighten the visible picture by gamma .5, which draws haze over day scenes, and weigh gradients little; here the targets
+are the sources themselves and gradients count more.
 
 Axes: B pictures, H, W rows and columns, K classes. Colour pictures are (B, 3, H, W), grey ones (B, 1, H, W), in [0, 1].
 """
@@ -27,13 +29,13 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 class Weights:
     """How the terms are weighed, and what the fused picture should look like; stored with a run."""
 
-    fusion: float = 0.1          # of all fusion terms together
+    fusion: float = 0.3          # of all fusion terms together
     intensity: float = 0.5
-    gradient: float = 0.2
+    gradient: float = 1.0
     colour: float = 1.0
     balance: float = 0.01        # of the experts' balance loss; 0: nothing balances them, as published
-    gamma: float = 0.5           # exponent of the visible picture; below 1 brightens
-    contrast: float = 1.7        # of the infrared picture; 1 leaves it
+    gamma: float = 1.0           # exponent of the visible picture; below 1 brightens
+    contrast: float = 1.0        # of the infrared picture; 1 leaves it
     signed: bool = False         # True: the published maximum of signed gradients, which drops falling edges
     ignore: int = 255            # label of pixels that do not count
     classes: tuple[float, ...] | None = None  # weight of each class in the cross-entropy
@@ -47,6 +49,9 @@ class Weights:
                              "gamma and contrast above 0")
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(self.classes))
+
+
+PUBLISHED = dict(fusion=0.1, gradient=0.2, gamma=0.5, contrast=1.7, balance=0.0, signed=True)
 
 
 def cross_entropy(logits: Tensor, label: Tensor, ignore: int = 255, weights: Tensor | None = None) -> Tensor:

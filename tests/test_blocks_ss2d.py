@@ -71,18 +71,19 @@ def test_published_order_leaves_features_at_other_places():
     torch.testing.assert_close(SS2D.forward(right, flat), SS2D.forward(wrong, flat))
 
 
-@pytest.mark.parametrize("mean", [True, False])
-def test_mixer_is_two_recurrences(mean):
+@pytest.mark.parametrize(("normed", "mean"), [(True, True), (False, True), (False, False)])
+def test_mixer_is_two_recurrences(normed, mean):
     torch.manual_seed(3)
-    block = shaken(Mixer(4, states=3, mean=mean)).double()
+    block = shaken(Mixer(4, states=3, normed=normed, mean=mean)).double()
     x = torch.randn(1, 4, 3, 5, dtype=torch.float64)
     a, z = (block.in_proj.weight @ x[0].flatten(1)).chunk(2)                # (E, L) each
     total = 0
     for k, turn in enumerate((lambda t: t, lambda t: t.flip(-1))):
         weight, bias = (p.chunk(2)[k] for p in (block.conv.weight, block.conv.bias))
         u = F.silu(F.conv1d(F.pad(turn(a), (3, 0))[None], weight, bias, groups=8))[0]
-        total = total + turn(one_scan(block, u, k)) * F.silu(z)
-    expected = block.out_proj.weight @ (total / 2 if mean else total)
+        total = total + turn(one_scan(block, u, k))
+    scale = (total.square().mean(0) + 1e-5).rsqrt() if normed else 0.5 if mean else 1
+    expected = block.out_proj.weight @ (scale * total * F.silu(z))
     torch.testing.assert_close(block(x)[0].flatten(1), expected)
 
 

@@ -175,7 +175,7 @@ def test_eq_cmfs_layer():
     assert layer.op.states == 1 and not layer.op.gated
 
 
-def mixed(part, x, mean=True):
+def mixed(part, x):
     """The scan of rows in two directions: x (B, C, H, W)."""
     inner = part.out_proj.in_features
     x, z = per_pixel(part.in_proj.weight, x).split(inner, 1)
@@ -184,7 +184,8 @@ def mixed(part, x, mean=True):
         own = slice(d * inner, (d + 1) * inner)
         u = F.conv1d(F.pad(turn(x), (3, 0)), part.conv.weight[own], part.conv.bias[own], groups=inner)
         both = both + turn(recurrence(part, d, silu(u)))
-    return per_pixel(part.out_proj.weight, (both / 2 if mean else both).unflatten(2, size) * silu(z))
+    both = both / (both.square().mean(1, True) + 1e-5).sqrt()
+    return per_pixel(part.out_proj.weight, both.unflatten(2, size) * silu(z))
 
 
 def exchange(size=(7, 10), number=3, seed=1):
@@ -416,7 +417,7 @@ def test_eq_cmfs_expert():
 def test_eq_cmfs_routing():
     part, x, kept = mixture()
     (q, k), (_, routing) = kept["experts"]
-    assert torch.allclose(q, F.gelu(mixed(part.mixer[1], kept["mixer"][0][0], mean=False)), atol=1e-5)
+    assert torch.allclose(q, F.gelu(mixed(part.mixer[1], kept["mixer"][0][0])), atol=1e-5)
     seen, y = answers(part.experts, q, k), q.clone()
     for n in range(2):
         for i in range(0, 8, 3):
@@ -521,15 +522,16 @@ def sources():
 
 
 def test_eq_cmfs_sources():
-    from cmf.segmentation_losses import Weights, brightened, contrasted
+    from cmf.segmentation_losses import PUBLISHED, Weights, brightened, contrasted
 
     v, u, bright, strong = sources()
-    assert torch.allclose(brightened(v, Weights().gamma), bright)
-    assert torch.allclose(contrasted(u, Weights().contrast), strong)
+    released, here = Weights(**PUBLISHED), Weights()
+    assert torch.allclose(brightened(v, released.gamma), bright) and torch.equal(brightened(v, here.gamma), v)
+    assert torch.allclose(contrasted(u, released.contrast), strong) and torch.equal(contrasted(u, here.contrast), u)
 
 
 def test_eq_cmfs_fusion():
-    from cmf.segmentation_losses import fusion_terms
+    from cmf.segmentation_losses import PUBLISHED, Weights, fusion_terms
 
     v, u, bright, strong = sources()
     f = picture(2, 3, 9, 12, seed=2).double() + 0.5
@@ -537,7 +539,7 @@ def test_eq_cmfs_fusion():
     star = torch.where(both[0].abs() > both[1].abs(), *both)
     chroma = lambda x: torch.stack([y := x[:, 0] * 0.299 + x[:, 1] * 0.587 + x[:, 2] * 0.114,
                                     0.564 * (x[:, 2] - y), 0.713 * (x[:, 0] - y)], 1)[:, 1:]
-    found = fusion_terms(f, v, u)
+    found = fusion_terms(f, v, u, Weights(**PUBLISHED | dict(signed=False)))
     assert torch.isclose(found["intensity"], (f - torch.maximum(bright, strong)).abs().mean())
     assert torch.isclose(found["gradient"], (nabla(f) - star).abs().mean())
     assert torch.isclose(found["colour"], (chroma(f) - chroma(bright)).abs().sum(1).mean())
@@ -556,7 +558,7 @@ def test_eq_cmfs_published_gradient():
 
 def test_eq_cmfs_loss():
     from cmf.blocks.experts import balance_loss
-    from cmf.segmentation_losses import criterion, fusion_terms
+    from cmf.segmentation_losses import PUBLISHED, Weights, criterion, fusion_terms
 
     _, batch, out, _ = whole()
     batch["label"] = torch.randint(0, 5, (2, 45, 70), generator=torch.Generator().manual_seed(0))
@@ -566,8 +568,10 @@ def test_eq_cmfs_loss():
     drawn = fusion_terms(out["fused"], batch["visible"], batch["infrared"])
     balance = np.mean([balance_loss(one).item() for one in out["routing"]])
     total = each[counted].mean() + 0.01 * balance
-    total = total + 0.1 * (drawn["intensity"] / 2 + 0.2 * drawn["gradient"] + drawn["colour"])
+    total = total + 0.3 * (drawn["intensity"] / 2 + drawn["gradient"] + drawn["colour"])
     assert torch.isclose(criterion()(out, batch)["loss"], total)
+    released = Weights(**PUBLISHED)
+    assert (released.fusion, released.gradient, released.balance) == (0.1, 0.2, 0)
 
 
 def test_eq_cmfs_iou():

@@ -37,15 +37,15 @@ class Mixture(nn.Module):
         width: C.
         ranks, per, region: see `cmf.blocks.experts.Experts`; one expert a token.
         states: N of the mixer.
-        scan: see `SS2D`.
+        scan, normed: see `Mixer`.
     """
 
     def __init__(self, width: int, ranks: Sequence[int] = (2, 4, 8), per: str = "image", region: int = 8,
-                 states: int = 64, scan: bool = True):
+                 states: int = 64, scan: bool = True, normed: bool = True):
         super().__init__()
         self.norm, self.norm2 = LayerNorm2d(width, eps=1e-6), LayerNorm2d(width, eps=1e-6)
         self.enter = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, 2 * width, 1))
-        self.mixer = nn.Sequential(LayerNorm2d(width), Mixer(width, states, mean=False, scan=scan), nn.GELU())
+        self.mixer = nn.Sequential(LayerNorm2d(width), Mixer(width, states, scan, normed, mean=False), nn.GELU())
         self.coarse = nn.Sequential(nn.Conv2d(width, width, 4, 4, 2, groups=width), nn.GELU())
         self.seen = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, groups=width), nn.Conv2d(width, width, 1))
         self.experts = Experts(width, ranks, per=per, region=region)

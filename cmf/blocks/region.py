@@ -122,7 +122,7 @@ class Interaction(nn.Module):
         regions: N.
         text: D, or None for g = 1.
         states: N of the mixers' scans.
-        scan: see `SS2D`.
+        scan, normed: see `Mixer`.
         shuffled: the published arm that leaves the channels in shuffled order.
         published: None, or (pixels, prompts) of a `PublishedTextGate`.
 
@@ -131,14 +131,14 @@ class Interaction(nn.Module):
     """
 
     def __init__(self, width: int, regions: int = 5, text: int | None = 512, states: int = 16, scan: bool = True,
-                 shuffled: bool = False, published: tuple[int, int] | None = None):
+                 shuffled: bool = False, published: tuple[int, int] | None = None, normed: bool = True):
         super().__init__()
         if width % 8 or regions < 1:
             raise ValueError(f"width {width} and regions {regions}: give a multiple of 8 and at least 1")
         self.regions, self.shuffled = regions, shuffled
         per_stream = lambda make: nn.ModuleList([make(), make()])
         self.norm = per_stream(lambda: nn.Sequential(LayerNorm2d(width), RMSNorm2d(width)))
-        self.mixer = per_stream(lambda: Mixer(width, states, scan=scan))
+        self.mixer = per_stream(lambda: Mixer(width, states, scan, normed))
         self.pixel = nn.Sequential(nn.Conv2d(2 * width, width // 2, 1), nn.ReLU(), nn.Conv2d(width // 2, width, 1))
         self.attention = per_stream(lambda: Attention(width))
         self.squeeze = self.gate = None

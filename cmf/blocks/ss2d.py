@@ -18,6 +18,7 @@ from cmf.blocks.channels import LayerNorm2d, Linear2d, start
 from cmf.blocks.scan import cross_merge, cross_scan, selective_scan, visiting_order
 
 SCAN = ("x_proj_weight", "dt_projs_weight", "dt_projs_bias", "A_logs", "Ds")  # names of a scan's own parameters
+EPS = 1e-5        # added to a mean square before its root
 BLOCK = 1 << 23  # numbers of u that are scanned at once where no gradient is asked: 32 MiB in float32
 
 
@@ -145,23 +146,25 @@ class SS2D(Scans):
 class Mixer(Scans):
     """Bidirectional selective scan of a sequence (Zhu et al. 2024, Vim, algorithm 1).
 
-    [x; z] = in tokens; forward and backward in time each: u = SiLU(causal depth-wise conv of 4 (x)), scanned, times
-    SiLU(z); `out` of the sum of both, or of their mean. Both directions have their own convolution and scan.
+    [x; z] = in tokens; forward and backward in time each: u = SiLU(causal depth-wise conv of 4 (x)), scanned; both are
+    added, divided by their root mean square over E, and multiplied with SiLU(z); then `out`. Both directions have their
+    own convolution and scan. The block of Vim does not divide, and what it scans can grow without bound in training.
 
     Args:
         width: C; E is 2 C.
         states: N.
-        mean: the mean of both directions instead of their sum.
         scan: False puts u in the place of its scan.
+        normed: False leaves the division out.
+        mean: the mean of both directions instead of their sum; without the division it differs.
 
     >>> Mixer(16)(torch.zeros(2, 16, 5, 7)).shape
     torch.Size([2, 16, 5, 7])
     """
 
-    def __init__(self, width: int, states: int = 16, mean: bool = True, scan: bool = True):
+    def __init__(self, width: int, states: int = 16, scan: bool = True, normed: bool = True, mean: bool = True):
         inner = 2 * width
         super().__init__(2, inner, states, -(-width // 16), scan)
-        self.mean = mean
+        self.normed, self.mean = normed, mean
         self.in_proj = Linear2d(width, 2 * inner, bias=False)
         self.conv = nn.Conv1d(2 * inner, 2 * inner, 4, padding=3, groups=2 * inner)             # both directions
         self.out_proj = Linear2d(inner, width, bias=False)
@@ -178,8 +181,13 @@ class Mixer(Scans):
             said = self.x_proj_weight @ u                                                       # (B, K, Q, L)
             parts = [self.run(u[:, :, a:b], said, a, b) for a, b in self.blocks(len(u), size.numel())]
             u = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
-        y = (u[:, 0] + u[:, 1].flip(-1)).unflatten(-1, size) * F.silu(z)                        # (B, E, H, W)
-        return self.out_proj(0.5 * y if self.mean else y)
+        y = (u[:, 0] + u[:, 1].flip(-1)).unflatten(-1, size)                                    # (B, E, H, W)
+        if self.normed:
+            wide = y.to(torch.promote_types(y.dtype, torch.float32))
+            y = y * (wide.square().mean(1, keepdim=True) + EPS).rsqrt().to(y.dtype)
+        elif self.mean:
+            y = 0.5 * y
+        return self.out_proj(y * F.silu(z))
 
 
 def freeze(module: nn.Module) -> int:

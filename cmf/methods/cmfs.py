@@ -12,6 +12,7 @@ Corrected against that code, and in `Config.published` where a name is given, to
   "magnitude"  the inverse Fourier transform loses its sign
   "frozen"     no parameter of any selective scan is trained
   "text"       the gate by text averages the channels away, knows one picture size, and each prompt has a fixed place
+  "bare"       what the mixers scan is not normalised before it is gated, and grows without bound
   "shuffle"    channels are left shuffled before pretrained layers; an undone shuffle is no shuffle, so none is here
   "head"       the fused picture is drawn without its sources, Sobel filters are overwritten by random numbers, and
                134 maps are enlarged to full size
@@ -38,7 +39,7 @@ from cmf.blocks.ss2d import SS2D, freeze
 from cmf.blocks.vmamba import VMamba
 
 USE = {"both": 2, "visible": 1, "infrared": 1, "early": 1}              # how many encoders
-PUBLISHED = ("mosaic", "magnitude", "frozen", "text", "shuffle", "head")
+PUBLISHED = ("mosaic", "magnitude", "frozen", "text", "bare", "shuffle", "head")
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)             # of ImageNet, which encoders are trained on
 EPS = 1e-3                                                              # of all batch norms
 PIXELS = (768, 192, 1200, 300)                                          # of a region of tiny at 480 x 640
@@ -60,7 +61,7 @@ class Config:
     expert_states: int = 64                          # of the scans in them
     ranks: tuple[int, ...] = (2, 4, 8)               # of the experts
     per: str = "image"                               # image | region | pixel: what is sent to one expert
-    side: int = 8                                    # of such a region, in pixels of its stage
+    side: int = 32                                   # of such a region, in pixels of the picture
     embed: int = 512                                 # channels of the head that labels
     embed_states: int = 16                           # of its scan
     full: int = 16                                   # channels of the head that fuses
@@ -106,7 +107,7 @@ def tiny(classes: int = 9, text_width: int = 512, **changes) -> Config:
 def small(classes: int = 9, text_width: int = 512, **changes) -> Config:
     """About 2 M parameters, which two CPU cores train in minutes; `changes` are other fields of `Config`."""
     size = dict(widths=(32, 48, 80, 96), depths=(1, 1, 2, 1), regions=(5, 5, 2, 1), band_states=(4, 4), band_ratio=1,
-                mixer_states=4, pairs=1, expert_states=4, per="region", side=4, embed=48, embed_states=4, drop=0.05)
+                mixer_states=4, pairs=1, expert_states=4, per="region", embed=48, embed_states=4, drop=0.05)
     return Config(classes=classes, text_width=text_width, **size | changes)
 
 
@@ -139,7 +140,8 @@ class CMFS(nn.Module):
         if streams == 2 and c.region:
             self.interaction = nn.ModuleList(
                 Interaction(width, number, c.text_width if c.text else None, c.mixer_states, c.scan,
-                            "shuffle" in c.published, (PIXELS[i], c.prompts) if "text" in c.published else None)
+                            "shuffle" in c.published, (PIXELS[i], c.prompts) if "text" in c.published else None,
+                            "bare" not in c.published)
                 for i, (width, number) in enumerate(zip(c.widths, c.regions, strict=True)))
         self.collaboration = nn.ModuleList(
             nn.ModuleList(Collaboration(c.widths[i], states, c.band_ratio, c.scan, c.wavelet, c.fourier,
@@ -149,8 +151,9 @@ class CMFS(nn.Module):
         self.join = nn.ModuleList(Join(streams * width, width, EPS) for width in c.widths)
         ranks = c.ranks if c.experts else (sum(c.ranks),)
         self.refine = nn.ModuleList(
-            nn.ModuleList(nn.ModuleList([Mixture(width, ranks, c.per, c.side, c.expert_states, c.scan), Thin(width)])
-                          for _ in range(c.pairs)) for width in c.widths)
+            nn.ModuleList(nn.ModuleList([Mixture(width, ranks, c.per, max(1, c.side >> 2 + i), c.expert_states, c.scan,
+                                                 "bare" not in c.published), Thin(width)])
+                          for _ in range(c.pairs)) for i, width in enumerate(c.widths))
         self.segment = Segment(c)
         self.fuse = Fuse(c, streams, "head" in c.published)
         if "frozen" in c.published:

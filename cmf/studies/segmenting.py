@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from cmf import runs
+from cmf import runs, sources
 from cmf.blocks.experts import load as shares
 from cmf.datasets import segmentation
 from cmf.datasets.augment import Joint, Views
@@ -25,8 +25,9 @@ from cmf.methods.cmfs import CMFS
 from cmf.metrics import fusion
 from cmf.metrics.intervals import bootstrap_interval
 from cmf.metrics.segmentation import confusion, miou_difference, miou_interval, scores
-from cmf.segmentation_losses import Weights, criterion
+from cmf.segmentation_losses import PUBLISHED, Weights, criterion
 from cmf.simulate.street import Dials
+from cmf.studies.segmenting_start import START, begin
 from cmf.training import Recipe, Result, fit, parameters
 
 SCENES = dict(train=480, validation=24, test=64)
@@ -34,10 +35,10 @@ SIZE, WINDOW, CROP = (192, 256), (112, 112), (96, 96)    # of scenes, of windows
 WINDOWS, ROUNDS = 800, 1                                 # windows to learn from; views of each
 CROWD = 4.0                                              # factor on the number of people and things in a scene
 SCALES = (0.85, 1.0, 1.2)
-BALANCE = 0.5                                            # of the experts' balance loss
+BALANCE = 1.0                                            # of the experts' balance loss
 RARE = 0.25                                              # power of a class's share that weighs it down in the loss
 CLASSED = 0.75                                           # share of the windows that are drawn about a class
-RECIPE = Recipe(epochs=2, batch=4, lr=2e-3, weight_decay=0.01, warmup=0.1, ema=0.98)      # 4e-3: scans blow up
+RECIPE = Recipe(epochs=3, batch=4, lr=2e-3, weight_decay=0.01, warmup=0.1, ema=0.98)
 FIELDS = Recipe(epochs=4, batch=4, lr=2e-3, weight_decay=0.01, warmup=0.1, ema=0.98)
 FIELD_WINDOWS, FIELD_WINDOW, FIELD_CROP = 480, (224, 224), (128, 128)
 MEASURES = ("EN", "SD", "SF", "AG", "MI", "SCD", "VIF", "Qabf", "Nabf", "SSIM")
@@ -48,10 +49,11 @@ GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 @dataclass(frozen=True)
 class Arm:
-    """What sets an arm apart: changes of the configuration and of the weights of the loss."""
+    """What sets an arm apart: changes of the configuration and of the weights of the loss, and where it starts."""
 
     config: dict = field(default_factory=dict)
     weights: dict = field(default_factory=dict)
+    start: bool = True                                                # encoders as of `segmenting_start`, or random
 
 
 ARMS: dict[str, Arm] = {
@@ -65,7 +67,8 @@ ARMS: dict[str, Arm] = {
     "without Fourier": Arm(dict(fourier=False)),
     "without scan": Arm(dict(scan=False)),
     "without experts": Arm(dict(experts=False)),
-    "published": Arm(dict(published=cmfs.PUBLISHED, per="image"), dict(balance=0.0, signed=True)),
+    "from random encoders": Arm(start=False),
+    "published": Arm(dict(published=cmfs.PUBLISHED, per="image"), PUBLISHED),
 }
 MAIN = tuple(ARMS)[:4]
 
@@ -188,8 +191,9 @@ def frequency(label: Sequence[Tensor], classes: int, power: float = RARE) -> tup
     return tuple((weight / weight.mean()).tolist())
 
 
-def build(arm: str, some: Sets, seed: int, size=cmfs.small) -> tuple[CMFS, Weights]:
-    """The untrained network of an arm and the weights of its loss. size: `cmfs.small` or `cmfs.tiny`.
+def build(arm: str, some: Sets, seed: int, size=cmfs.small, start=START) -> tuple[CMFS, Weights]:
+    """The network of an arm before training and the weights of its loss. size: `cmfs.small`, whose encoders start
+    from the file `start`, or another; that and start=None begin with random numbers.
 
     Raises:
         ValueError: no such arm.
@@ -200,7 +204,8 @@ def build(arm: str, some: Sets, seed: int, size=cmfs.small) -> tuple[CMFS, Weigh
     its, k = ARMS[arm], len(some.classes)
     config = size(k, some.text.shape[1], **dict(prompts=len(some.text)) | its.config)
     weights = dict(classes=frequency(some.train["label"], k), balance=BALANCE) | its.weights
-    return CMFS(config, some.text), Weights(**weights)
+    network = CMFS(config, some.text)
+    return begin(network, start) if its.start and start and size is cmfs.small else network, Weights(**weights)
 
 
 def train(network: CMFS, weights: Weights, some: Sets, recipe: Recipe = RECIPE, *, rounds: int = ROUNDS, run=None,
@@ -286,7 +291,7 @@ def trained(arm: str, some: Sets, seed: int, recipe: Recipe = RECIPE, rounds: in
     inputs = dict(train=some.train, held=some.held, test=some.test, text=some.text)
     record = runs.cached("cmfs_arm", compute, inputs=inputs, parameters=dict(
         arm=arm, what=str(ARMS.get(arm)), seed=seed, recipe=asdict(recipe), rounds=rounds, crop=list(some.crop),
-        name=some.name))
+        name=some.name, start=sources.sha256(START)))
     model, _ = build(arm, some, seed)
     model.load_state_dict({name.removeprefix("state/"): torch.as_tensor(record.pop(name))
                            for name in list(record) if name.startswith("state/")})
