@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "metrics": set(), "copula": set(), "blocks": set(), "catalogue": set(), "simulate": set(), "weights": set(),
     "plots": {"paths", "runs"},  # a figure carries the provenance of its run
     "book": {"paths", "runs", "sources"}, "paper": {"paths"},
+    "audit": {"book", "catalogue", "paper", "paths", "runs", "sources", "weights"},
     "datasets": {"simulate", "catalogue"}, "losses": {"copula", "blocks"}, "fusion_losses": set(),
     "segmentation_losses": {"blocks", "fusion_losses"},
     "encoders": {"catalogue", "blocks", "weights"}, "methods": {"encoders", "blocks", "losses", "copula"},

@@ -1,5 +1,6 @@
 """The Makefile as a user meets it, the conda environment, and the counts that the tests end with."""
 
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import counts
 import project
 import pytest
+import reached
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,7 +39,8 @@ def make(root: Path, *words: str, **more: str) -> subprocess.CompletedProcess:
 
 def test_make_alone_is_help(root):
     text = make(root).stdout
-    for target in ("setup", "figures", "notebooks", "results", "data", "test", "lint", "paper", "benchmarks", "clean"):
+    for target in ("setup", "figures", "notebooks", "results", "data", "test", "lint", "paper", "benchmarks", "clean",
+                   "coverage", "audit"):
         assert re.search(rf"^  {target} +\w", text, re.MULTILINE), target
     assert text.rstrip().endswith("first second")
 
@@ -114,3 +117,19 @@ def test_counts_are_read_from_junit_files(tmp_path, capsys):
     assert re.search(r"unit +1 passed, 1 failed", text) and re.search(r"property +1 passed", text)
     assert re.search(r"notebooks +1 passed", text)
     assert text.splitlines()[-1] == "3 passed, 1 failed, 1 skipped"
+
+
+def test_coverage_names_modules_and_raises_that_were_not_reached(tmp_path, capsys):
+    source = tmp_path / "a.py"
+    source.write_text("def f(x):\n    if x:\n        raise ValueError('of x')\n    raise TypeError('other')\n")
+    report = {"files": {str(source): {"summary": {"percent_covered": 75.0}, "missing_lines": [4]}},
+              "totals": {"percent_covered": 95.0, "num_statements": 4}}
+    (tmp_path / "c.json").write_text(json.dumps(report))
+    assert reached.main([str(tmp_path / "c.json")]) == 1
+    text = capsys.readouterr().out
+    assert f" 75.0 % of {source}\n" in text and f"{source}:4: raise TypeError('other')\n" in text
+    assert "95.0 % of 4 lines, at least 90 % wanted; 1 raises not reached" in text
+    report["files"][str(source)]["missing_lines"] = []
+    (tmp_path / "c.json").write_text(json.dumps(report))
+    assert reached.main([str(tmp_path / "c.json")]) == 0 and "every raise was reached" in capsys.readouterr().out
+    assert reached.main(["--least", "96", str(tmp_path / "c.json")]) == 1

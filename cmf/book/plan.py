@@ -126,7 +126,7 @@ def facts(job: Job) -> dict:
         "notebook": {job.source.name: hashlib.sha256(text.encode()).hexdigest()},
         "modules": {str(p.relative_to(job.root)): sources.code_hash(p) for p in sources.reach(job.source, job.root)},
         "parameters": {name: repr(value) for name, value in job.given.items()},
-        "inputs": _inputs(job, text),
+        "inputs": _inputs(job),
         "environment": {"python": platform.python_version(),
                         "requirements.lock": sources.sha256(lock) if lock.is_file() else "absent"},
     }
@@ -161,27 +161,35 @@ def stale(job: Job, now: Mapping) -> list[str]:
 
 def waits(job: Job) -> bool:
     """Does the notebook read what other notebooks draw (INPUTS below figures/)?"""
-    return any(pattern.startswith("figures/") for pattern in _patterns(job.source.read_text(encoding="utf-8"), job))
+    return any(pattern.startswith("figures/") for pattern in declared(job.source, "INPUTS"))
 
 
-def _patterns(text: str, job: Job) -> list[str]:
-    for node in ast.parse(text, str(job.source)).body:
-        if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["INPUTS"]:
+def declared(source: Path, what: str) -> list[str]:
+    """A list of strings that a notebook states at its top level, empty where it does not.
+
+    INPUTS: files that its outputs rest on. TIMINGS: figures that show how long something took, and values of that
+    kind as "values.name", for they differ from run to run.
+
+    Raises:
+        ValueError: something else than a list of literal strings.
+    """
+    for node in ast.parse(source.read_text(encoding="utf-8"), str(source)).body:
+        if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == [what]:
             try:
                 found = ast.literal_eval(node.value)
                 if isinstance(found, list) and all(isinstance(word, str) for word in found):
                     return found
             except ValueError:
                 pass
-            raise ValueError(f"{job.source.name}, line {node.lineno}: INPUTS must be a list of literal strings, "
+            raise ValueError(f"{source.name}, line {node.lineno}: {what} must be a list of literal strings, "
                              f"got {ast.unparse(node.value)}")
     return []
 
 
-def _inputs(job: Job, text: str) -> dict[str, str]:
+def _inputs(job: Job) -> dict[str, str]:
     found = {}
     data = os.environ.get("CMF_DATA")
-    for pattern in _patterns(text, job):
+    for pattern in declared(job.source, "INPUTS"):
         base, rest = job.root, pattern
         if pattern.startswith("$CMF_DATA/") and job.profile == "demo":
             continue  # demo makes its own data; what lies elsewhere must not change it
@@ -214,29 +222,33 @@ def _hash(path: Path, root: Path) -> str:
     return known[key]
 
 
+def outputs(job: Job) -> set[str]:
+    """Files, relative to the project, that the last run of the notebook made; empty where there was none."""
+    try:
+        return set(json.loads(job.stamp.read_text(encoding="utf-8"))["outputs"])
+    except (OSError, ValueError, KeyError):
+        return set()
+
+
 def publish(job: Job, now: Mapping, seconds: float) -> list[str]:
     """Move the staged figures into place and write the stamp, which comes last; names of the figures.
 
     A figure's JSON that differs only in seconds and commit stays as it is. Files of an earlier run that this
     one no longer makes are removed.
     """
-    try:
-        earlier = set(json.loads(job.stamp.read_text(encoding="utf-8"))["outputs"])
-    except (OSError, ValueError, KeyError):
-        earlier = set()
-    outputs = {}
+    earlier, found = outputs(job), {}
     staged = sorted(p for p in job.staging.rglob("*") if p.is_file() and p.suffix != ".part")
     for path in staged:
         place = job.target / path.relative_to(job.staging)
         place.parent.mkdir(parents=True, exist_ok=True)
         if not (place.is_file() and _same(path, place)):
             os.replace(path, place)
-        outputs[str(place.relative_to(job.root))] = sources.sha256(place)
-    outputs[str(job.executed.relative_to(job.root))] = sources.sha256(job.executed)
-    for name in earlier - set(outputs):
+        found[str(place.relative_to(job.root))] = sources.sha256(place)
+    found[str(job.executed.relative_to(job.root))] = sources.sha256(job.executed)
+    for name in earlier - set(found):
         (job.root / name).unlink(missing_ok=True)
     figures = sorted(p.stem for p in staged if p.suffix == ".pdf")
-    stamp = {"facts": now, "outputs": outputs, "seconds": round(seconds, 1), "figures": figures}
+    stamp = {"facts": now, "outputs": found, "seconds": round(seconds, 1), "figures": figures}
     runs.write_text(job.stamp, json.dumps(stamp, indent=1) + "\n")
     return figures
 
