@@ -51,6 +51,7 @@ from cmf.studies.fusing import TRAINED, Fuser
 
 INPUTS = ["cmf/trained/cmi_fusion.safetensors", "cmf/trained/clip_small.safetensors",
           "$CMF_DATA/infrared_visible/manifest.csv", "$CMF_DATA/medical_pairs/pairs.csv"]
+TIMINGS = ["cmi_speed"]
 torch.set_num_threads(1)
 simulated = data == "simulated"
 COLOUR = dict(zip(["CMI-Fusion", "pixel maximum", "Laplacian pyramid", "pixel mean"], plots.COLOURS, strict=False))

@@ -40,6 +40,7 @@ from cmf.studies import cost, cost_scan
 
 INPUTS = ["cmf/trained/cmi_fusion.safetensors", "cmf/trained/sacmf_deepspace.safetensors",
           "cmf/trained/cmaf_surveillance.safetensors"]
+TIMINGS = ["cost", "scan_cost", "values.seconds", "values.memory", "values.device"]
 FUSION = ("CMI-Fusion as published", "CMI-Fusion", "Laplacian pyramid", "pixel maximum", "CMFS, small", "CMFS, tiny")
 runs.seed_everything(0)
 
