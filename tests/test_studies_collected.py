@@ -12,7 +12,7 @@ from cmf import cli
 from cmf.datasets.anomaly import VideoItem
 from cmf.datasets.video import write_video
 from cmf.simulate.surveillance import simulate_clips
-from cmf.studies import anomaly, collected, footage, watching
+from cmf.studies import anomaly, collected, footage, tracking, watching
 from cmf.training import Recipe
 
 
@@ -173,11 +173,14 @@ def test_measures_have_intervals_and_a_base_rate():
 
 
 @pytest.mark.parametrize("labels", ["videos", "frames"])
-def test_train_and_evaluate_a_folder(clips, tmp_path, capsys, labels):
+def test_train_and_evaluate_a_folder(clips, tmp_path, monkeypatch, capsys, labels):
+    told = []
+    monkeypatch.setattr(tracking, "check", lambda names: None)
+    monkeypatch.setattr(tracking.Curves, "tell", lambda self, rows, recipe: told.append((len(rows), recipe["epochs"])))
     out = tmp_path / "w.safetensors"
     words = ["cmaf", "--data", str(clips)]
-    assert cli.main(["train", *words, "--out", str(out), "--epochs", "12", "--labels", labels]) == 0
-    assert "threshold" in capsys.readouterr().out
+    assert cli.main(["train", *words, "--out", str(out), "--epochs", "12", "--labels", labels, "--track", "wandb"]) == 0
+    assert "threshold" in capsys.readouterr().out and told[-1] == (12, 12)
     watcher = watching.Watcher.load(out)
     assert watcher.facts["labels"] == labels and watcher.facts["data"] == "clips, 6 videos for training"
     assert cli.main(["evaluate", *words, "--weights", str(out), "--out", str(tmp_path / "e")]) == 0
@@ -198,6 +201,7 @@ def test_the_bundle_of_simulated_clips(encoders, tmp_path, monkeypatch):
     found = collected.train_bundle(path, clips, 0, 1, encoders, Recipe(epochs=1, batch=8))
     watcher = watching.Watcher.load(path)
     assert watcher.facts["frame_auc_test"] == f"{found['roc_auc']:.4f}" and watcher.facts["labels"] == "frames"
+    assert list(found["history"].epoch) == [0]
     assert watcher.settings.threshold == found["threshold"] and watcher.encoders() == encoders
     scores, labels, odd = collected.simulated(watcher, encoders, 12, 0)
     assert anomaly.anomaly.frame_auc(scores, labels) == pytest.approx(found["roc_auc"])

@@ -203,11 +203,11 @@ def judge(model: nn.Module, table: Tensors) -> float:
 
 
 def teach(train: Collected, validation: Collected, encoders: Encoders, seed: int = 1, recipe: Recipe = RECIPE,
-          labels: str = "videos") -> Watcher:
-    """Train CMAF with labels of whole videos, or of "frames"; epoch and threshold from validation."""
+          labels: str = "videos", run: Path | None = None) -> Watcher:
+    """Train CMAF with labels of whole videos, or of "frames"; epoch and threshold from validation. run: as of `fit`."""
     table, other = train.table(encoders, labels), validation.table(encoders, labels)
     model, criterion = anomaly.build(ARMS[labels], table, seed)
-    fit(model, table, criterion, replace(recipe, seed=seed), label=f"CMAF, seed {seed}",
+    fit(model, table, criterion, replace(recipe, seed=seed), run=run, label=f"CMAF, seed {seed}",
         score=lambda model: judge(model, other))
     watcher = Watcher.of(model, encoders, 0.5)
     if labels == "frames":
@@ -221,7 +221,7 @@ def teach(train: Collected, validation: Collected, encoders: Encoders, seed: int
 def train_bundle(path: Path | str = watching.TRAINED, clips: dict[str, int] | None = None, world: int = 1,
                  seed: int = 1, encoders: Encoders | None = None, recipe: Recipe = RECIPE,
                  labels: str = "frames") -> dict:
-    """Train CMAF on simulated clips, write its weights, and return what was measured on the test clips.
+    """Train CMAF on simulated clips, write its weights, and return what was measured on the test clips, with "history".
 
     clips: numbers of train, validation and test clips; default `anomaly.CLIPS`. world: seed of the clips. labels: of
     "frames" or "videos". Columns and training are cached, so that after the arms only the file is written. With labels
@@ -235,7 +235,7 @@ def train_bundle(path: Path | str = watching.TRAINED, clips: dict[str, int] | No
                  frame_auc_test=f"{found['roc_auc']:.4f}", average_precision_test=f"{found['average_precision']:.4f}",
                  base_rate_test=f"{found['base_rate']:.4f}", seed=str(seed), epochs=str(recipe.epochs))
     Watcher.of(model, encoders, found["threshold"]).save(path, **facts)
-    return found
+    return found | dict(history=record["history"])
 
 
 def evaluation(scores: list, labels: list, abnormal: Sequence[bool] | None, threshold: float) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import numpy as np
 
 from cmf import paths, runs
 from cmf.datasets.segmentation_classes import CLASSES
-from cmf.studies import segmenting
+from cmf.studies import segmenting, tracking
 from cmf.studies.segment import lines, summary, views_arguments
 
 NAMES = tuple(CLASSES)
@@ -69,6 +69,7 @@ def train_arguments(parser) -> None:
                              "processes"), ("lr", float, "peak learning rate"), ("rounds", int, "views of a picture"),
                              ("accumulate", int, "micro-batches of each process's share of a batch")):
         parser.add_argument(f"--{name}", type=kind, metavar=name[0].upper(), help=f"{text}; default: the profile's")
+    tracking.arguments(parser)
     parser.set_defaults(run=_train)
 
 
@@ -165,6 +166,7 @@ def _train(options) -> None:
     out = Path(options.out or paths.build() / f"cmfs_{name}.safetensors")
     if out.suffix != ".safetensors" or out.is_dir():
         raise ValueError(f"--out {out}: expected a file to write, NAME.safetensors")
+    tracking.check(options.track)
     writable(out.absolute().parent)
     changed = {key: getattr(options, key) for key in ("epochs", "batch", "lr", "accumulate")
                if getattr(options, key) is not None}
@@ -177,8 +179,9 @@ def _train(options) -> None:
     if main:
         print(f"{parameters(network) / 1e6:.2f} million parameters, {len(some.train['label'])} pictures or windows, "
               f"checkpoints in {folder}")
-    result = segmenting.train(network, weights, some, recipe, rounds=options.rounds or profile.rounds, run=folder,
-                              label=f"{options.arm}, {name}", scales=profile.scales)
+    with tracking.followed(options.track if main else (), folder, folder.name):
+        result = segmenting.train(network, weights, some, recipe, rounds=options.rounds or profile.rounds, run=folder,
+                                  label=f"{options.arm}, {name}", scales=profile.scales)
     if not main:
         return
     segmenter = Segmenter(network, some.classes, device="cpu")

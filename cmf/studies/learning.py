@@ -1,11 +1,12 @@
 """`python -m cmf train METHOD` and `python -m cmf evaluate METHOD`; those of cmaf are here."""
 
 import json
-from dataclasses import replace
+import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from cmf import paths, runs
-from cmf.studies import anomaly, collected, labelling, watching
+from cmf.studies import anomaly, collected, labelling, tracking, watching
 from cmf.studies.collected import ARMS, NAMES
 from cmf.studies.score import quiet, writable
 from cmf.studies.watching import Watcher
@@ -50,6 +51,7 @@ def _train_arguments(parser) -> None:
                         help="that training sees: one a video, or those of frames; default: frames of simulated clips, "
                              "else videos")
     parser.add_argument("--encoders", choices=tuple(watching.ENCODERS), default="small")
+    tracking.arguments(parser)
     parser.set_defaults(run=_train)
 
 
@@ -67,6 +69,7 @@ def _train(options) -> None:
     out = Path(options.out or paths.build() / f"cmaf_{name}.safetensors")
     if out.suffix != ".safetensors" or out.is_dir():
         raise ValueError(f"--out {out}: expected a file to write, NAME.safetensors")
+    tracking.check(options.track)
     writable(out.absolute().parent)
     recipe = replace(collected.RECIPE, epochs=options.epochs)
     if options.data == "surveillance":
@@ -74,6 +77,9 @@ def _train(options) -> None:
         clips = dict(train=count, validation=max(12, count // 5), test=max(24, count // 5))
         found = collected.train_bundle(out, clips, options.seed, options.seed, encoders, recipe,
                                        options.labels or "frames")
+        curves = tracking.Curves(options.track, out.stem)     # told at the end: the training may have been a cached one
+        curves.tell(found["history"], asdict(recipe))
+        curves.close()
         print(f"frame AUC {found['roc_auc']:.3f} on {clips['test']} simulated test clips")
     else:
         part = lambda split: collected.find(options.data, split, options.folder, options.fps, options.seed)
@@ -82,7 +88,9 @@ def _train(options) -> None:
             train, validation = collected.held_out(train, options.seed)
         sets = [collected.collect(items, encoders, options.captions) for items in (train, validation)]
         labels = options.labels or "videos"
-        watcher = collected.teach(*sets, encoders, options.seed, recipe, labels)
+        with tempfile.TemporaryDirectory() as run, tracking.followed(options.track, Path(run), out.stem):
+            watcher = collected.teach(*sets, encoders, options.seed, recipe, labels,
+                                      Path(run) if options.track else None)
         watcher.save(out, data=f"{name}, {len(train)} videos for training", labels=labels, seed=str(options.seed),
                      epochs=str(recipe.epochs))
     print(f"threshold {Watcher.load(out).settings.threshold:.3f}, from validation; {out}")
