@@ -43,7 +43,7 @@ some = $(if $(ONLY)$(1),--only $(ONLY) $(1))
 book = $(if $(plan),$(if $(wildcard $(RUN)),$(RUN),python3),$(RUN)) -m cmf.book
 draw = $(book) figures --profile $(PROFILE) $(foreach p,$(P),-p '$(p)') $(call some,$(1)) $(jobs) $(plan)
 
-.PHONY: help setup figures notebooks results encoders data test coverage lint paper audit benchmarks clean distclean $(FIGURES)
+.PHONY: help setup figures notebooks results encoders data test coverage lint paper site audit benchmarks clean distclean $(FIGURES)
 
 help: ## list the targets
 	@echo "make TARGET [PROFILE=demo] [P=\"epochs=2\"] [ONLY=03] [-j4] [-n]"; echo
@@ -74,6 +74,9 @@ data: $(READY) ## list data sets and weights, where they are and how to get them
 
 paper: $(READY) ## typeset the paper from the figures and numbers that are there
 	$(RUN) -m cmf.paper
+
+site: $(READY) ## notebooks, figures, reference and how-to pages as a static site: build/site/index.html
+	$(RUN) -m cmf.site
 
 lint: $(READY) ## check the style of the code
 	$(RUN) -m ruff check .
