@@ -43,7 +43,7 @@ some = $(if $(ONLY)$(1),--only $(ONLY) $(1))
 book = $(if $(plan),$(if $(wildcard $(RUN)),$(RUN),python3),$(RUN)) -m cmf.book
 draw = $(book) figures --profile $(PROFILE) $(foreach p,$(P),-p '$(p)') $(call some,$(1)) $(jobs) $(plan)
 
-.PHONY: help setup figures notebooks results encoders data test coverage lint paper site audit benchmarks clean distclean $(FIGURES)
+.PHONY: help setup figures notebooks results encoders data test coverage lint paper site audit faults benchmarks clean distclean $(FIGURES)
 
 help: ## list the targets
 	@echo "make TARGET [PROFILE=demo] [P=\"epochs=2\"] [ONLY=03] [-j4] [-n]"; echo
@@ -100,6 +100,9 @@ coverage: $(READY) ## the tests with line coverage of cmf; fails below 90 %, or 
 
 audit: $(READY) ## clone, install, build twice, compare: one page, build/audit/index.md (half an hour; VENV=1: no install)
 	$(RUN) -m cmf.audit $(if $(VENV),--venv) $(call some,)
+
+faults: $(READY) ## kill, starve and damage the work some hundred times and compare what it ends with (fifteen minutes)
+	PYTHONPATH=tests $(RUN) -m faults
 
 benchmarks: $(READY) ## timings beside named alternatives, printed as ratios
 	$(RUN) -m pytest tests -m benchmarks -s -q

@@ -39,8 +39,8 @@ def make(root: Path, *words: str, **more: str) -> subprocess.CompletedProcess:
 
 def test_make_alone_is_help(root):
     text = make(root).stdout
-    for target in ("setup", "figures", "notebooks", "results", "data", "test", "lint", "paper", "benchmarks", "clean",
-                   "coverage", "audit"):
+    for target in ("setup", "figures", "notebooks", "results", "data", "test", "lint", "paper", "site", "benchmarks",
+                   "clean", "coverage", "audit", "faults"):
         assert re.search(rf"^  {target} +\w", text, re.MULTILINE), target
     assert text.rstrip().endswith("first second")
 
