@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cmf.datasets import deepspace
 from cmf.datasets.deepspace import (
     TargetDataset,
     TargetSet,
@@ -294,3 +295,8 @@ def test_scene_partners_and_names(scenes):
     (images / "s1_A.png").rename(images / "s1.png")
     with pytest.raises(ValueError, match=r"s1\.png: expected a name that ends with one of _A, _B"):
         read_inference(images, sequences)
+
+
+def test_a_picture_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent.png"):
+        deepspace.read_picture(tmp_path / "absent.png")

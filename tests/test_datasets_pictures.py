@@ -285,3 +285,9 @@ def test_writing_makes_the_folder_and_same_bytes(tmp_path):
     luma = RNG.random((20, 30))
     first, second = write(tmp_path / "new" / "deep" / "a.png", luma), write(tmp_path / "b.png", luma)
     assert first.read_bytes() == second.read_bytes() and [p.name for p in first.parent.iterdir()] == ["a.png"]
+
+
+def test_deep_colour_that_the_second_decoder_refuses():
+    for data in (b"no picture", encoded("PNG")):
+        with pytest.raises(ValueError, match="16-bit colour that cannot be decoded"):
+            pictures._decode_deep(data)

@@ -343,3 +343,10 @@ def test_examples():
     for module, attempted in ((segmentation, 4), (segmentation_classes, 1)):
         result = doctest.testmod(module)
         assert result.attempted == attempted and result.failed == 0
+
+
+def test_a_split_that_the_pack_does_not_have_is_refused_with_those_it_has(tmp_path):
+    (tmp_path / "manifest.csv").write_text("set,name,vi,ir,label,derived_split\ncwfid,a,a.png,b.png,c.png,train\n"
+                                           "tno,b,a.png,b.png,,test\n")
+    with pytest.raises(ValueError, match="split 'validation' of cwfid: expected train; set some of train aside with"):
+        segmentation._packed(tmp_path, "validation")

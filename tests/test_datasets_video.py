@@ -1,5 +1,6 @@
 """Video files and folders of frames: frames, times, segments, and what is said of broken files."""
 
+import contextlib
 import os
 import struct
 import subprocess
@@ -321,3 +322,39 @@ def test_a_long_file_is_read_in_constant_memory(tmp_path):
         count, peaks[n] = map(int, told.stdout.split())
         assert count == n
     assert peaks[3000] - peaks[300] < 100 * 120 * 160 * 3 / 1024
+
+
+@contextlib.contextmanager
+def pretended(*decoded, packets=(), error=None):
+    """A container and its stream that give these frames, then end or fail."""
+    def decode(stream):
+        yield from decoded
+        if error:
+            raise error
+
+    stream = SimpleNamespace(frames=0, metadata={})
+    yield SimpleNamespace(decode=decode, demux=lambda stream: packets, seek=lambda *_, **__: None,
+                          format=SimpleNamespace(name="mp4")), stream
+
+
+def test_what_a_decoder_may_do_to_a_file_that_opened(made):
+    """Each way in which frames fail to come ends in the same words, with the count of those that came."""
+    broken = av.error.InvalidDataError(1, "broken")
+    frame = SimpleNamespace(pts=0, is_corrupt=True)
+    uncounted, sought = Video(made / "a.avi")._reader, Video(made / "a.mp4")._reader
+    late = SimpleNamespace(pts=10**9, is_corrupt=False)  # every seek lands too late
+    packet = SimpleNamespace(size=1, is_corrupt=False, is_discard=False, pts=0, dts=0, is_keyframe=False)
+
+    def unkeyed():
+        with sought._opened() as given:
+            sought._packets(*given)
+
+    for reader, opened, call, count in (
+            (uncounted, pretended(frame, error=broken), uncounted._counted, 1),
+            (uncounted, pretended(), uncounted._counted, 0),
+            (sought, pretended(frame), lambda: list(sought.read([0])), 0),
+            (sought, pretended(late), lambda: list(sought.read([N - 1])), 0),
+            (sought, pretended(packets=[packet]), unkeyed, 0)):
+        reader._opened = lambda opened=opened: opened
+        with pytest.raises(ValueError, match=rf"{count} of \d+ frames readable, then it is cut short or damaged"):
+            call()

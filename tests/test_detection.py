@@ -185,3 +185,10 @@ def test_simulated_scenes_of_twenty_targets():
 def test_score_rises_with_signal_to_noise():
     faint, middle, clear = (score(s, range(2)) for s in (2.0, 3.0, 6.0))
     assert faint < middle < clear and clear >= 0.95
+
+
+def test_a_frame_that_is_constant_but_for_the_last_digit_is_refused():
+    frame = np.full((64, 64), 1e6)
+    frame[30, 30] += 1e-3
+    with pytest.raises(ValueError, match="frame is constant after filtering: nothing can be detected"):
+        detection.candidates(frame)

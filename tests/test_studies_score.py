@@ -237,3 +237,9 @@ def test_scoring_is_four_times_faster_than_the_video_lasts(tmp_path, monkeypatch
         spent = time.process_time() - began
         print(f"{name:<10}{videos[0].end:>10.1f}{spent:>10.2f}{videos[0].end / spent:>17.1f}")
         assert videos[0].end / spent >= 4
+
+
+def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(score.os, "access", lambda *given: False)
+    with pytest.raises(OSError, match=r"out cannot be written \(no permission\); give a folder of your own"):
+        score.writable(tmp_path / "out")
