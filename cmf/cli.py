@@ -12,6 +12,7 @@ import importlib
 import os
 import shutil
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,9 @@ def main(argv=None) -> int:
         arguments = parser.parse_args(argv)
     except SystemExit as end:  # argparse has already spoken
         return int(end.code or 0)
+    usual = warnings.formatwarning
+    if not arguments.debug:
+        warnings.formatwarning = _note
     try:
         return arguments.run(arguments) or 0
     except (ValueError, OSError) as reason:
@@ -49,6 +53,13 @@ def main(argv=None) -> int:
     except KeyboardInterrupt:
         print("cmf: stopped", file=sys.stderr)
         return 130
+    finally:
+        warnings.formatwarning = usual
+
+
+def _note(message, category, *place) -> str:
+    """A warning as a line for the user, without the place in the code, which --debug shows."""
+    return f"cmf: note: {' '.join(str(message).split())}\n"
 
 
 def _parser(prog: str, named) -> argparse.ArgumentParser:

@@ -57,6 +57,15 @@ def test_errors_are_one_line(capsys):
         cli.main(["--debug", "data", "get", "nothing"])
 
 
+def test_warnings_are_one_line_and_debug_shows_their_place():
+    warn = ("import sys, warnings, cmf.cli as c; c._data_list = lambda a: warnings.warn('two\\nlines'); "
+            "c.main([*sys.argv[1:], 'data', 'list']); warnings.warn('after')")
+    told = [subprocess.run([sys.executable, "-c", warn, *more], capture_output=True, text=True, check=True).stderr
+            for more in ([], ["--debug"])]
+    assert told[0].splitlines() == ["cmf: note: two lines", "<string>:1: UserWarning: after"]
+    assert "UserWarning: two" in told[1]
+
+
 def test_interrupt(monkeypatch, capsys):
     def stop(arguments):
         raise KeyboardInterrupt
