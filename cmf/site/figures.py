@@ -34,6 +34,7 @@ def records(root: Path, profile: str) -> list[dict]:
 
 def write(root: Path, folder: Path) -> None:
     """figures.rst into `folder`, with small pictures in `folder`/thumbs and all files in `folder`/files/figures."""
+    (folder / "files").mkdir(parents=True, exist_ok=True)
     told = dict(_ROW.findall((root / "README.md").read_text(encoding="utf-8")))
     lines = ["Figures", "=======", "", "Every figure of the repository. The picture opens it at full size; a claim was "
              "asserted by the notebook before it drew; the CSV files hold the numbers that are drawn, the JSON file "
@@ -45,7 +46,7 @@ def write(root: Path, folder: Path) -> None:
         for record in found:
             notebook = record["run"]["notebook"]
             if notebook != previous:
-                lines += ["", f".. rubric:: {notebook}", "", f"Drawn by :doc:`notebooks/{notebook}`.", "",
+                lines += ["", notebook, "~" * len(notebook), "", f"Drawn by :doc:`notebooks/{notebook}`.", "",
                           ".. list-table::", "   :class: figures", "   :widths: 45 55", ""]
                 previous = notebook
             lines += _row(record, told.get(record["name"], ""), profile, folder)

@@ -109,7 +109,8 @@ def _class(node: ast.ClassDef, text: str) -> list[str]:
     for item in fields:
         last = text.splitlines()[item.end_lineno - 1]
         said = last[item.end_col_offset:].partition("#")[2].strip()
-        body += [f".. py:attribute:: {item.target.id}", f"   :type: {ast.unparse(item.annotation)}"]
+        body += [f".. py:attribute:: {item.target.id}", "   :no-contents-entry:"]
+        body += [f"   :type: {ast.unparse(item.annotation)}"]
         body += [f"   :value: {ast.unparse(item.value)}"] if item.value is not None else []
         body += ["", f"   {inline(said)}" if said else "", ""]
     for item in methods:

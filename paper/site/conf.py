@@ -24,6 +24,7 @@ html_css_files = ["site.css"]
 html_extra_path = ["files"]
 html_copy_source = html_show_sourcelink = False
 add_module_names = False
+smartquotes = False                            # --option is no dash
 maximum_signature_line_length = 88
 exclude_patterns = ["files"]
 
