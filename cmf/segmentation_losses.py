@@ -7,8 +7,9 @@ about the mean grey of the picture: intensity max(V, I), the larger gradient of 
 
 Source: Su, Huang, Yang, He, IJCAI 2025, 1873-1881, as its released code states it; the maximum of gradients is taken of
 their lengths here, and the balance of the experts is Fedus et al. 2022, eq. 4. The released targets (`PUBLISHED`)
-brighten the visible picture by gamma .5, which draws haze over day scenes, and weigh gradients little; here the targets
-are the sources themselves and gradients count more.
+brighten the visible picture by gamma .5, which draws haze over day scenes, weigh gradients little, and ask every colour
+to be as bright as the infrared while the colour term asks for those of the visible picture; here the targets are the
+sources themselves, gradients count more, and intensity and gradient are of the grey levels.
 
 Axes: B pictures, H, W rows and columns, K classes. Colour pictures are (B, 3, H, W), grey ones (B, 1, H, W), in [0, 1].
 """
@@ -36,6 +37,7 @@ class Weights:
     balance: float = 0.01        # of the experts' balance loss; 0: nothing balances them, as published
     gamma: float = 1.0           # exponent of the visible picture; below 1 brightens
     contrast: float = 1.0        # of the infrared picture; 1 leaves it
+    grey: bool = True            # intensity and gradient are of the grey levels; False: of every colour
     signed: bool = False         # True: the published maximum of signed gradients, which drops falling edges
     ignore: int = 255            # label of pixels that do not count
     classes: tuple[float, ...] | None = None  # weight of each class in the cross-entropy
@@ -51,7 +53,7 @@ class Weights:
             object.__setattr__(self, "classes", tuple(self.classes))
 
 
-PUBLISHED = dict(fusion=0.1, gradient=0.2, gamma=0.5, contrast=1.7, balance=0.0, signed=True)
+PUBLISHED = dict(fusion=0.1, gradient=0.2, gamma=0.5, contrast=1.7, balance=0.0, grey=False, signed=True)
 
 
 def cross_entropy(logits: Tensor, label: Tensor, ignore: int = 255, weights: Tensor | None = None) -> Tensor:
@@ -110,8 +112,12 @@ def colour_difference(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tenso
     return _mean((_chroma(x) - _chroma(y)).abs().sum(1, True), mask)
 
 
+def _grey(x: Tensor) -> Tensor:
+    return (x * x.new_tensor(GREY)[:, None, None]).sum(1, True)
+
+
 def _chroma(x: Tensor) -> Tensor:
-    y = (x * x.new_tensor(GREY)[:, None, None]).sum(1, True)
+    y = _grey(x)
     return torch.cat([0.564 * (x[:, 2:] - y), 0.713 * (x[:, :1] - y)], 1)                       # (B, 2, H, W)
 
 
@@ -125,8 +131,9 @@ def fusion_terms(fused: Tensor, visible: Tensor, infrared: Tensor, weights: Weig
     """Intensity, gradient and colour terms of a fused picture, not yet weighed.
 
     intensity = mean |f - max(V, I)|; gradient = mean over directions and channels of |grad f - larger gradient|, Sobel
-    divided by 4; colour = `colour_difference(f, V)`. The mean runs over `mask` (B, 1, H, W), the pixels that were
-    not added by cropping; gradients there beside an added pixel do not count.
+    divided by 4; both of the grey of f and V unless `weights` says otherwise; colour = `colour_difference(f, V)`. The
+    mean runs over `mask` (B, 1, H, W), the pixels that were not added by cropping; gradients there beside an added
+    pixel do not count.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -136,11 +143,14 @@ def fusion_terms(fused: Tensor, visible: Tensor, infrared: Tensor, weights: Weig
         raise ValueError(f"fused has shape {tuple(fused.shape)}, visible {tuple(visible.shape)}, infrared "
                          f"{tuple(infrared.shape)}; give (B, 3, H, W) twice and (B, 1, H, W)")
     v = brightened(visible, weights.gamma)
-    i = contrasted(infrared, weights.contrast, mask).expand_as(v)
+    i, colours, drawn = contrasted(infrared, weights.contrast, mask), v, fused
+    if weights.grey:
+        v, drawn = (_grey(x) for x in (v, fused))                                               # (B, 1, H, W)
     inner = None if mask is None else -F.max_pool2d(-mask, 3, 1, 1)                             # all neighbours count
-    return dict(intensity=_mean((fused - torch.maximum(v, i)).abs(), mask),
-                gradient=_mean((gradients(fused) - larger_gradient(v, i, weights.signed)).abs(), inner),
-                colour=colour_difference(fused, v, mask))
+    i = i.expand_as(v)
+    return dict(intensity=_mean((drawn - torch.maximum(v, i)).abs(), mask),
+                gradient=_mean((gradients(drawn) - larger_gradient(v, i, weights.signed)).abs(), inner),
+                colour=colour_difference(fused, colours, mask))
 
 
 def real_pixels(batch: dict, ignore: int = 255) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from cmf.blocks.experts import load as load_of
 from cmf.blocks.ss2d import SCAN
 from cmf.blocks.vmamba import load
-from cmf.methods.cmfs import CMFS, PUBLISHED, Config, Detail, enlarged, small, tiny
+from cmf.methods.cmfs import CMFS, GREY, PUBLISHED, Config, Detail, coloured, enlarged, small, tiny
 from cmf.segmentation_losses import criterion
 
 ARMS = [dict(use="visible"), dict(use="infrared"), dict(use="early"), dict(text=False), dict(region=False),
@@ -149,14 +149,29 @@ def test_an_arm_sees_its_own_picture_only():
 
 
 def test_untouched_sources_come_through():
-    """With no redrawing the fused picture lies between its sources at every pixel."""
+    """With no redrawing the grey of the fused picture lies between those of its sources, and is near the brighter."""
     network, b = made(little()).eval(), batch(1)
     with torch.no_grad():
-        network.fuse.draw.weight[1:].zero_()
-        network.fuse.draw.bias[1:].zero_()
+        network.fuse.draw.weight.zero_()
+        network.fuse.draw.bias.zero_()
         fused = network(b)["fused"]
-    low, high = torch.minimum(b["visible"], b["infrared"]), torch.maximum(b["visible"], b["infrared"])
-    assert (fused >= low - 1e-6).all() and (fused <= high + 1e-6).all()
+    grey = lambda x: (x * torch.tensor(GREY)[:, None, None]).sum(1, True)
+    y, u = grey(b["visible"]), b["infrared"]
+    low, high = torch.minimum(y, u), torch.maximum(y, u)
+    assert (grey(fused) >= low - 1e-5).all() and (grey(fused) <= high + 1e-5).all()
+    assert (high - grey(fused)).max() < 0.02
+
+
+def test_colours_stay_and_fit():
+    grey, colour = torch.rand(2, 1, 6, 7), torch.rand(2, 3, 6, 7) - 0.5
+    colour -= (colour * torch.tensor(GREY)[:, None, None]).sum(1, True)
+    made = coloured(grey, colour)
+    assert made.min() >= -1e-6 and made.max() <= 1 + 1e-6
+    share = ((made - grey) / colour).mean(1, True)
+    torch.testing.assert_close(made - grey, share * colour)
+    whole = ((grey + colour >= 0) & (grey + colour <= 1)).all(1, True)
+    assert torch.allclose(share[whole], torch.ones(())) and (share[~whole] < 1).all()
+    assert torch.equal(coloured(grey, torch.zeros(2, 3, 6, 7)), grey.expand(-1, 3, -1, -1))
 
 
 def test_text_is_no_part_of_a_checkpoint():
@@ -196,7 +211,7 @@ def test_the_published_counts():
     assert numbers(network) == 135_160_556 - 4
     network = CMFS(tiny(9))
     assert [numbers(m) for m in network.interaction] == [274_772, 861_380, 3_023_012, 11_299_940]
-    assert numbers(network.fuse) == 76_228 and numbers(network) == 134_695_821
+    assert numbers(network.fuse) == 76_194 and numbers(network) == 134_695_787
 
 
 def test_enlarging_commutes_with_the_head_that_joins():

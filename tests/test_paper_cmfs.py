@@ -501,11 +501,14 @@ def test_eq_cmfs_label():
 @torch.no_grad()
 def test_eq_cmfs_drawn():
     _, batch, out, kept = whole()
-    said = kept["draw"][1]
-    s, t = 1 / (1 + (-said[:, :1]).exp()), said[:, 1:].tanh()
-    b = s * batch["visible"] + (1 - s) * batch["infrared"]
-    f = b + torch.where(t > 0, t * (1 - b), t * b)
-    assert torch.allclose(out["fused"], f, atol=1e-6) and (t > 0).any() and (t < 0).any()
+    (theta, omega), v, u = kept["draw"][1].split(1, 1), batch["visible"], batch["infrared"]
+    y = v[:, :1] * 0.299 + v[:, 1:2] * 0.587 + v[:, 2:] * 0.114
+    s, t = 1 / (1 + (-omega - 20 * (y - u)).exp()), theta.tanh()
+    b = s * y + (1 - s) * u
+    g = b + torch.where(t > 0, t * (1 - b), t * b)
+    most = torch.where(v > y, (1 - g) / (v - y), torch.where(v < y, g / (y - v), torch.inf)).amin(1, True)
+    f = g + most.clamp(max=1) * (v - y)
+    assert torch.allclose(out["fused"], f, atol=1e-5) and (t > 0).any() and (t < 0).any()
 
 
 def nabla(x):
@@ -540,6 +543,12 @@ def test_eq_cmfs_fusion():
     chroma = lambda x: torch.stack([y := x[:, 0] * 0.299 + x[:, 1] * 0.587 + x[:, 2] * 0.114,
                                     0.564 * (x[:, 2] - y), 0.713 * (x[:, 0] - y)], 1)[:, 1:]
     found = fusion_terms(f, v, u, Weights(**PUBLISHED | dict(signed=False)))
+    greys = lambda x: (x * torch.tensor([0.299, 0.587, 0.114], dtype=x.dtype)[:, None, None]).sum(1, True)
+    here = fusion_terms(f, v, u)
+    star_grey = [nabla(greys(v)), nabla(u)]
+    star_grey = torch.where(star_grey[0].abs() > star_grey[1].abs(), *star_grey)
+    assert torch.isclose(here["intensity"], (greys(f) - torch.maximum(greys(v), u)).abs().mean())
+    assert torch.isclose(here["gradient"], (nabla(greys(f)) - star_grey).abs().mean())
     assert torch.isclose(found["intensity"], (f - torch.maximum(bright, strong)).abs().mean())
     assert torch.isclose(found["gradient"], (nabla(f) - star).abs().mean())
     assert torch.isclose(found["colour"], (chroma(f) - chroma(bright)).abs().sum(1).mean())

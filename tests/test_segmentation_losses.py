@@ -68,7 +68,7 @@ def test_targets():
 
 def test_terms_of_a_fused_picture():
     fused, visible, infrared = pictures(1)
-    weights = Weights(gamma=0.5, contrast=1.0)
+    weights = Weights(gamma=0.5, contrast=1.0, grey=False)
     terms = fusion_terms(fused, visible, infrared, weights)
     v = visible.sqrt()
     torch.testing.assert_close(terms["intensity"], (fused - torch.maximum(v, infrared)).abs().mean())
@@ -81,6 +81,20 @@ def test_terms_of_a_fused_picture():
         difference += (0.564 * ((fused[b, 2] - y[0]) - (v[b, 2] - y[1]))).abs().mean() / 2
         difference += (0.713 * ((fused[b, 0] - y[0]) - (v[b, 0] - y[1]))).abs().mean() / 2
     torch.testing.assert_close(terms["colour"], difference)
+
+
+def test_greys_are_fused_unless_asked_otherwise():
+    fused, visible, infrared = pictures(1)
+    f, v = ((p * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, True) for p in (fused, visible))
+    terms, alone = fusion_terms(fused, visible, infrared), Weights(grey=False)
+    torch.testing.assert_close(terms["intensity"], (f - torch.maximum(v, infrared)).abs().mean())
+    torch.testing.assert_close(terms["gradient"], (gradients(f) - larger_gradient(v, infrared)).abs().mean())
+    assert terms["colour"] == fusion_terms(fused, visible, infrared, alone)["colour"]
+    # brighter infrared in the colours of the visible picture: all that both terms ask for
+    v, u = 0.3 + 0.1 * visible, torch.full_like(infrared, 0.6)
+    lifted = v + (u - (v * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, True))
+    here, released = fusion_terms(lifted, v, u), fusion_terms(lifted, v, u, alone)
+    assert here["intensity"] < 1e-6 and here["colour"] < 1e-6 < 1e-3 < released["intensity"]
 
 
 def test_a_falling_edge_survives_only_unsigned():

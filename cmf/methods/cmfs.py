@@ -14,8 +14,8 @@ Corrected against that code, and in `Config.published` where a name is given, to
   "text"       the gate by text averages the channels away, knows one picture size, and each prompt has a fixed place
   "bare"       what the mixers scan is not normalised before it is gated, and grows without bound
   "shuffle"    channels are left shuffled before pretrained layers; an undone shuffle is no shuffle, so none is here
-  "head"       the fused picture is drawn without its sources, Sobel filters are overwritten by random numbers, and
-               134 maps are enlarged to full size
+  "head"       the fused picture is drawn without its sources and their colours, Sobel filters are overwritten by
+               random numbers, and 134 maps are enlarged to full size
 Corrected without a name: regions and bands fit every size; pictures are normalised as the encoder expects; an infrared
 picture has one channel; text is encoded once and is no part of checkpoints; batch norms have one epsilon in
 training and use; any batch; balanced experts, unsigned gradients (`cmf.segmentation_losses`). The head that labels
@@ -42,6 +42,8 @@ USE = {"both": 2, "visible": 1, "infrared": 1, "early": 1}              # how ma
 PUBLISHED = ("mosaic", "magnitude", "frozen", "text", "bare", "shuffle", "head")
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)             # of ImageNet, which encoders are trained on
 EPS = 1e-3                                                              # of all batch norms
+GREY = (0.299, 0.587, 0.114)                                            # ITU-R BT.601
+SHARPNESS = 20.0                                                        # of the choice of the brighter source
 PIXELS = (768, 192, 1200, 300)                                          # of a region of tiny at 480 x 640
 
 
@@ -100,7 +102,7 @@ class Config:
 
 
 def tiny(classes: int = 9, text_width: int = 512, **changes) -> Config:
-    """The published size: 134,695,821 parameters with the corrections; `changes` are other fields of `Config`."""
+    """The published size: 134,695,787 parameters with the corrections; `changes` are other fields of `Config`."""
     return Config(classes=classes, text_width=text_width, **changes)
 
 
@@ -257,11 +259,14 @@ class Segment(nn.Module):
 
 
 class Fuse(nn.Module):
-    """The head that fuses: for each pixel a share of the visible, and how far each colour moves towards black or white.
+    """The head that fuses: for each pixel a share of the visible grey, and a step towards black or white.
 
-        base = s visible + (1 - s) infrared;   fused = base + t (1 - base) for t > 0, base + t base for t < 0
+        s = sigmoid(omega + 20 (y - u)),  t = tanh(theta),  b = s y + (1 - s) u,
+        g = b + t (1 - b) for t > 0, b + t b for t < 0,     fused = g + a (visible - y)
 
-    with 0 < s < 1 and -1 < t < 1, so that fused stays in [0, 1]. The streams' features are joined at 1/4 of the size
+    with y the grey of the visible picture, u the infrared one, omega and theta from the features, and a in [0, 1] the
+    largest for which all colours stay in [0, 1]. Where the features say nothing, g is the brighter of the two, and the
+    colours are those of the visible picture. The streams' features are joined at 1/4 of the size
     and meet the pictures in full size. As published they meet there one by one, and fused is sigmoid(conv1 y).
     """
 
@@ -276,7 +281,7 @@ class Fuse(nn.Module):
         self.join = nn.Conv2d((told if published else c.full) + 3 * self.sources, c.full, 3, padding=1)
         self.norm = nn.BatchNorm2d(c.full, eps=EPS)
         self.detail = Detail(c.full, fixed=not published)
-        self.draw = nn.Conv2d(c.full, 3 if published else 3 + (self.sources == 2), 1)
+        self.draw = nn.Conv2d(c.full, 3 if published else self.sources, 1)
 
     def reduced(self, i: int, k: int, x: Tensor) -> Tensor:
         """What stage i of stream k says to this head: x (B, C_i, h, w) -> (B, full, h, w)."""
@@ -295,12 +300,22 @@ class Fuse(nn.Module):
         y = self.draw(self.detail(F.relu(self.norm(self.join(torch.cat([*y, *pictures], 1))))))
         if self.published:
             return y.sigmoid()
-        base = pictures[0]
+        grey = base = (pictures[0] * pictures[0].new_tensor(GREY)[:, None, None]).sum(1, True)  # (B, 1, H, W)
         if self.sources == 2:
-            share, y = y[:, :1].sigmoid(), y[:, 1:]
-            base = share * base + (1 - share) * pictures[1]
-        t = y.tanh()
-        return base + t * torch.where(t > 0, 1 - base, base)
+            u = pictures[1][:, :1]
+            s = (y[:, 1:] + SHARPNESS * (grey - u)).sigmoid()
+            base = s * grey + (1 - s) * u
+        t = y[:, :1].tanh()
+        return coloured(base + t * torch.where(t > 0, 1 - base, base), pictures[0] - grey)
+
+
+def coloured(grey: Tensor, colour: Tensor) -> Tensor:
+    """grey + a colour, with the largest a in [0, 1] at each pixel that keeps it in [0, 1].
+
+    grey: (B, 1, H, W) in [0, 1]; colour: (B, 3, H, W), red, green and blue minus their grey.
+    """
+    room = torch.where(colour > 0, 1 - grey, grey) / colour.abs().clamp_min(1e-6)
+    return (grey + room.amin(1, True).clamp(max=1) * colour).clamp(0, 1)                    # rounding
 
 
 class Detail(nn.Module):
