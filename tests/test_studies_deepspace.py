@@ -74,3 +74,29 @@ def test_published_features_keep_the_published_pairing():
 def test_unknown_arm_is_refused_with_the_list():
     with pytest.raises(ValueError, match="no arm 'ours'; there are image only, sequence only"):
         deepspace.build("ours", SETS["train"], 0)
+
+
+def test_features_of_simulated_targets(tmp_path, monkeypatch):
+    """Shapes as the arms take them; the projection and the published inputs rest on training targets alone."""
+    monkeypatch.setenv("CMF_CACHE_DIR", str(tmp_path))
+    sets = deepspace.simulated(18, 6, 6, seed=3)
+    assert {name: len(some.labels) for name, some in sets.items()} == dict(train=18, validation=6, test=6)
+    table, projection = deepspace.features(sets)
+    for split, n in dict(train=18, validation=6, test=6).items():
+        found = {name: tuple(x.shape[1:]) for name, x in table[split].columns.items() if name != "labels"}
+        assert len(table[split]) == n and found.pop("summary")[0] == 1
+        assert found == {name: SHAPES[name] for name in found}
+    assert projection.basis.shape == (2048, deepspace.CHANNELS)
+    assert table["train"].columns["grey"].mean(0).abs().max() < 1e-4
+    monkeypatch.setattr(deepspace.Backbone, "build", lambda _: pytest.fail("computed again"))
+    again, _ = deepspace.features(sets)
+    assert torch.equal(again["test"].columns["grid"], table["test"].columns["grid"])
+
+
+def test_a_row_an_arm_and_seed(monkeypatch):
+    record = dict(best_epoch=3, seconds=1.5, measures=dict(f1_macro=0.5))
+    monkeypatch.setattr(deepspace, "trained", lambda arm, sets, seed: (None, record))
+    table = deepspace.arms(["SA-CMF", "image only"], SETS, [1, 2])
+    assert list(zip(table.arm, table.seed, strict=True)) == [
+        ("SA-CMF", 1), ("SA-CMF", 2), ("image only", 1), ("image only", 2)]
+    assert (table.f1_macro == 0.5).all() and (table.best_epoch == 3).all()

@@ -1,6 +1,7 @@
 """CMAF on Ped2's protocols, on made-up clips in which anomalous frames are fast."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,3 +53,38 @@ def test_curves_end_in_the_corner(clips):
     lines = ped2_cmaf.curves(clips, {"one-class": ["fastest pixel"], "weak 4": ["fastest pixel"]}, ped2.UNTRAINED)
     assert set(lines.protocol) == {"one-class", "weak 4"}
     assert (lines.groupby("protocol").last()[["x", "y"]] == 1).all(axis=None)
+
+
+class Looker:
+    """Stands for CLIP and BLIP: the mean grey of a frame as its embedding, and a caption that says it."""
+
+    def images(self, frames, progress):
+        return SimpleNamespace(pooled=torch.tensor([[float(frame.mean())] * 3 for frame in frames]))
+
+    def captions(self, frames, progress):
+        return [f"grey {int(frame.mean())}" for frame in frames]
+
+    def fingerprint(self):
+        return "0123456789"
+
+
+def test_what_is_looked_at_is_given_to_all_frames_of_a_segment(tmp_path, monkeypatch):
+    """Clips of 30 and 45 frames whose grey rises by one a frame."""
+    monkeypatch.setenv("CMF_CACHE_DIR", str(tmp_path / "cache"))
+    items = []
+    for name, frames in (("train/a", 30), ("test/b", 45)):
+        (tmp_path / "ped2" / name).mkdir(parents=True)
+        (tmp_path / "ped2" / name / "n.txt").write_text(str(frames))
+        items.append(SimpleNamespace(id=name, source=tmp_path / "ped2" / name))
+    monkeypatch.setattr(ped2_cmaf, "read_ped2", lambda folder: items)
+    monkeypatch.setattr(ped2_cmaf.ped2, "pictures", lambda item: [
+        np.full((4, 6), k, np.uint8) for k in range(int((item.source / "n.txt").read_text()))])
+    encoders = SimpleNamespace(eye=Looker(), writer=Looker(), reader=Looker())
+    visual, captions = ped2_cmaf.looked(encoders)
+    assert [v.shape for v in visual] == [(30, 3), (45, 3)]
+    assert visual[1][:9, 0].tolist() == [2, 2, 2, 2, 6, 6, 6, 6, 10], "the middle frame of every four"
+    assert captions[0] == [(0, 20, "grey 10"), (20, 30, "grey 29")]
+    assert [start for start, _, _ in captions[1]] == [0, 20, 40] and captions[1][-1][1] == 45
+    names = list(ped2_cmaf.systems(encoders))
+    assert names == ["CMAF, motion", "CMAF, motion and pictures 01234567",
+                     "CMAF, motion, pictures and words 01234567+01234567+01234567"]
