@@ -22,8 +22,10 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 PROSE = re.sub(r"^```.*?^```", "", TEXT, flags=re.MULTILINE | re.DOTALL)
 CODE = re.findall(r"`([^`\n]+)`", PROSE)
-COMMANDS = [shlex.split(line, comments=True) for kind, block in BLOCKS if kind == "bash"
-            for line in block.splitlines() if line.strip()]
+SITE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "paper" / "site").rglob("*.md")))
+COMMANDS = [shlex.split(line, comments=True)
+            for kind, block in BLOCKS + re.findall(r"^```(\w*)\n(.*?)^```", SITE, re.MULTILINE | re.DOTALL)
+            if kind == "bash" for line in block.splitlines() if line.strip()]
 COMMANDS += [shlex.split(text) for text in CODE if re.match(r"(make|python|pip|source) ", text)]
 COMMANDS = [list(words) for words in dict.fromkeys(map(tuple, COMMANDS))]
 ROWS = re.findall(r"^\| `(\w+)` \| ([^|]+) \| `(\d\d_\w+)` \| `make (\w+)` \| ([^|]+) \|$", TEXT, re.MULTILINE)
@@ -55,6 +57,8 @@ def parsed(monkeypatch):
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_commands_are_understood(words, parsed):
+    if words[0] == "torchrun":
+        words = ["python", *words[words.index("-m"):]]
     if words[0] == "make":
         variables = dict(word.split("=", 1) for word in words[1:] if "=" in word)
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
