@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cmf.datasets.deepspace import TargetSet
 from cmf.datasets.survey_features import IMAGE_GROUPS, SEQUENCE_GROUPS, Group
 from cmf.studies import survey
 from cmf.training import Recipe
@@ -70,3 +71,43 @@ def test_information_between_groups_names_what_it_refuses():
     table = survey.information(found).set_index(["image", "sequence"])
     assert table.mi["science", "level"] > 0.02
     assert np.isnan(table.mi["science", "sign"]) and len(table.note["science", "sign"]) > 10
+
+
+def test_the_table_has_a_row_a_model_and_protocol(monkeypatch):
+    """Every model is asked once a split, with the counts only where the row says so."""
+    asked = []
+
+    def predicted(survey, model, protocol, split, drop):
+        asked.append((model, protocol, split, drop, len(survey.classes)))
+        return np.eye(len(survey.classes))[survey.labels]
+
+    monkeypatch.setattr(survey, "out_of_fold", predicted)
+    table, kept = survey.table(made())
+    assert (table.macro_f1 == 1).all() and (table.low == 1).all()
+    assert table.groupby("protocol").size().to_dict() == {protocol: 16 for protocol in survey.PROTOCOLS}
+    assert table[table.model == "SA-CMF and discriminant"].counts.tolist() == ["without", "with"] * 2
+    assert set(table[table.solar_system == "without"].model) == {"SA-CMF", "logistic"}
+    assert ("SA-CMF", "five-fold", 1, ("counts",), 3) in asked and ("SA-CMF", "five-fold", 0, (), 3) in asked
+    assert not any(split for _, protocol, split, _, _ in asked if protocol != "five-fold")
+    assert set(kept) == {(p, m) for p in survey.PROTOCOLS for m in (
+        "image only", "sequence only", "late concatenation", "cross-attention", "SA-CMF", "logistic", "boosting",
+        "discriminant", "SA-CMF and discriminant")}
+
+
+def test_features_of_a_set_come_from_the_cache_the_second_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("CMF_CACHE_DIR", str(tmp_path))
+    rng = np.random.default_rng(0)
+    observed = np.zeros((6, 5, 6), bool)
+    observed[:, :, [0, 3]] = True
+    targets = TargetSet(images=rng.normal(100, 5, (6, 3, 63, 63)).astype(np.float32),
+                        times=np.tile(np.arange(-4, 1, dtype=np.float32), (6, 1)),
+                        values=observed.astype(np.float32), observed=observed,
+                        labels=np.array([0, 2, 4, 0, 2, 4]), ids=tuple("123456"), classes=tuple("abcde"),
+                        frames=("science", "template", "difference"), channels=tuple("grizyx"), time_unit="days",
+                        groups=dict(origin=np.array(list("uvwuvw"))))
+    found = survey.features(targets)
+    assert found.classes == ("a", "c", "e") and found.labels.tolist() == [0, 1, 2, 0, 1, 2]
+    assert found.source.tolist() == list("uvwuvw") and set(found.groups) == set(IMAGE_GROUPS + SEQUENCE_GROUPS)
+    monkeypatch.setattr(survey, "survey_features", lambda *_: pytest.fail("computed again"))
+    again = survey.features(targets)
+    assert all(np.array_equal(again.groups[name].values, group.values) for name, group in found.groups.items())
