@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cmf import paths
 
-_NAME = r'\s*"([a-z0-9_]+)"'
+_NAME = r'\s*"([a-z0-9_/]+)"'
 _CALL = re.compile(rf'#?\b(val|fig|rows)\({_NAME}(?:\s*,{_NAME})?(?:\s*,\s*profile:{_NAME})?')
 
 

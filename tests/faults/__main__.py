@@ -17,7 +17,7 @@ from faults.kill import kills
 
 COUNTS = {"weights": (30, 20), "feature extraction": (25, 25), "downloads": (30, 30), "training, one process": (20, 20),
           "training, two processes": (12, 12), "training, torchrun": (0, 4), "figures": (4, 8)}
-QUICK = {"weights": (3, 1), "feature extraction": (2, 1), "downloads": (2, 1)}
+QUICK = {"weights": (6, 2), "feature extraction": (3, 1), "downloads": (3, 1)}
 
 
 def campaign(port: int, folder: Path, seed: int, quick: bool, only: str) -> Iterator[dict]:

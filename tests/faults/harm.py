@@ -206,7 +206,8 @@ def at_once(work: Work, count: int, folder: Path) -> dict:
     for k in range(count):
         place, since = folder / str(k), time.monotonic()
         work.prepare(place)
-        both = [wait(pid, place, since) for pid in [start(work.run, place), start(work.run, place)]]
+        run = lambda place, since=since: (time.sleep(max(0, since + 0.5 - time.monotonic())), work.run(place))
+        both = [wait(pid, place, since) for pid in [start(run, place), start(run, place)]]
         wrong = [ended.said[-800:] for ended in both if ended.status]
         outcomes.append("; ".join(wrong) or ("" if work.content(place) == wanted else "ends with other bytes"))
     return row(work.stage, "two at once in one folder", began, outcomes)

@@ -174,13 +174,13 @@ def _killed(work: Work, place: Path, how: str, rng: np.random.Generator, length:
     share, which = rng.random(), int(rng.integers(3))
     pid = start(work.run, place)
     time.sleep(share * length)
-    some = family(pid)[1:]
-    if some and which < 2:          # one process of several, the rest a little later
-        _stop(some[which % len(some)])
+    everyone = family(pid)
+    if len(everyone) > 1 and which < 2:          # one process of several, the rest a little later
+        _stop(everyone[1 + which % (len(everyone) - 1)])
         time.sleep(0.3)
-    for one in [pid, *family(pid)[1:]]:
+    for one in everyone:
         _stop(one)
-    return wait(pid, place, began).status < 0
+    return wait(pid, place, began).status != 0
 
 
 def _log(place: Path, pid: int) -> Path:

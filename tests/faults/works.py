@@ -75,7 +75,7 @@ def trained(place: Path) -> dict:
     found = {p.name: cache.digest(torch.load(p, weights_only=True)) for p in place.glob("out.*") if p.suffix != ".part"}
     kept = torch.load(place / "run/checkpoint.pt", weights_only=True)
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in kept["history"]]
-    return found | dict(kept=cache.digest(kept | dict(history=rows)),
+    return found | dict(kept=cache.digest(kept | dict(history=rows, sha256="of the seconds too")),
                         config=(place / "run/config.json").read_bytes())
 
 
