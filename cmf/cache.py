@@ -163,8 +163,8 @@ def _store(folder: Path, value: Mapping) -> None:
     except TypeError as error:
         raise TypeError(f"cannot keep a value of {list(plain)}: {error}") from error
     numpy.savez(folder / "arrays.npz", **{f"a{k}": array for k, array in enumerate(arrays.values())})
-    record = {"content": text, "names": list(arrays), "arrays": sources.sha256(folder / "arrays.npz"),
-              "text": hashlib.sha256(text.encode()).hexdigest()}
+    record = {"key": folder.stem, "content": text, "names": list(arrays),
+              "arrays": sources.sha256(folder / "arrays.npz"), "text": hashlib.sha256(text.encode()).hexdigest()}
     (folder / "value.json").write_text(json.dumps(record))
 
 
@@ -176,6 +176,8 @@ def _load(folder: Path) -> dict:
                         ("text", hashlib.sha256(record["content"].encode()).hexdigest())):
         if found != record[what]:
             raise ValueError(f"its {what} no longer match their hash")
+    if record.get("key", folder.name) != folder.name:
+        raise ValueError(f"it is the value of another key, {record['key'][:12]}")
     content = json.loads(record["content"])
     with numpy.load(folder / "arrays.npz", allow_pickle=False) as stored:
         arrays = {name: stored[f"a{k}"] for k, name in enumerate(record["names"])}

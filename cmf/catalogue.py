@@ -7,6 +7,7 @@ checksum of that file, which so covers every other one. Nothing is downloaded wh
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import os
@@ -15,6 +16,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -199,6 +201,8 @@ def get(name: str, progress: bool = True) -> Path:
         if not (wanted.address and wanted.sha256):
             raise
         _fetch(name, wanted, cache_folder() / wanted.place, progress)
+    if wanted.unpack:   # a run that was killed after it had unpacked left the archive
+        (cache_folder() / f"{wanted.place}.download.part").unlink(missing_ok=True)
     return check(name, progress)
 
 
@@ -309,22 +313,38 @@ def _fetch(name: str, wanted: Entry, target: Path, progress: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + (".download.part" if wanted.unpack else ".part"))
     failures = []
-    for address in wanted.address:
-        try:
-            pooch.HTTPDownloader(progressbar=progress)(address, str(part), None)
-            _compare(part, wanted.sha256)
-            if wanted.unpack:
-                unpack(part, target)
-            else:
-                os.replace(part, target)
+    with _alone(target.parent):
+        if target.exists():     # another process was faster
             return
-        except (OSError, ValueError) as reason:
-            failures.append((address, reason))
-        finally:
-            part.unlink(missing_ok=True)
+        for address in wanted.address:
+            try:
+                pooch.HTTPDownloader(progressbar=progress)(address, str(part), None)
+                _compare(part, wanted.sha256)
+                if wanted.unpack:
+                    unpack(part, target)
+                else:
+                    os.replace(part, target)
+                return
+            except (OSError, ValueError) as reason:
+                failures.append((address, reason))
+            finally:
+                part.unlink(missing_ok=True)
     told = "; ".join(f"{address}: {reason}" for address, reason in failures)
     kind = ValueError if all(isinstance(reason, ValueError) for _, reason in failures) else OSError
     raise kind(f"{name} could not be downloaded, nothing was kept. {told}") from failures[-1][1]
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time downloads to a folder; the system frees the lock when its holder dies."""
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _compare(path: Path, expected: str) -> None:

@@ -14,6 +14,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from cmf import cache
+
 
 class Average:
     """Exponential moving average of the trained parameters; buffers are not averaged.
@@ -127,10 +129,11 @@ class State:
                        device=torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.empty(0))]
         random = gather_object(random) if self.accelerator.num_processes > 1 else random
         if self.accelerator.is_main_process:
-            content = dict(epoch=self.epoch, history=self.history, best_epoch=self.best_epoch,
+            content = dict(config=self.config, epoch=self.epoch, history=self.history, best_epoch=self.best_epoch,
                            best_score=self.best_score, best=self.best, model=self.model.state_dict(),
                            average=self.average.values if self.average else None,
                            optimizer=self.optimizer.state_dict(), random=random)
+            content["sha256"] = cache.digest(content)
             _write(self.run / "checkpoint.pt", lambda part: torch.save(content, part))
             self._write_history()
         self.accelerator.wait_for_everyone()
@@ -141,6 +144,12 @@ class State:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise ValueError(f"{path} cannot be read ({error}); delete it to start this run anew") from error
+        if content.pop("sha256", None) not in (None, cache.digest(content)):  # older ones have none
+            raise ValueError(f"{path} is damaged: its content does not have the sha256 that it states; "
+                             "delete it to start this run anew")
+        there = content.get("config", {}).get("recipe", {})
+        if there.items() - self.config["recipe"].items():
+            raise ValueError(f"{path} belongs to another run, {there}; delete it to start this run anew")
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         if self.average:

@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "datasets": {"simulate", "catalogue"}, "losses": {"copula", "blocks"}, "fusion_losses": set(),
     "segmentation_losses": {"blocks", "fusion_losses"},
     "encoders": {"catalogue", "blocks", "weights"}, "methods": {"encoders", "blocks", "losses", "copula"},
-    "training": {"runs", "training_processes", "training_state"}, "training_processes": set(), "training_state": set(),
+    "training": {"runs", "training_processes", "training_state"}, "training_processes": set(),
+    "training_state": {"cache"},
     "baselines": {"metrics"}, "detection": {"datasets", "encoders", "methods", "metrics"},
     "studies": EVERYTHING, "results": EVERYTHING, "doctor": EVERYTHING, "cli": EVERYTHING, "__main__": EVERYTHING,
 }

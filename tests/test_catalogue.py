@@ -116,6 +116,26 @@ def test_interruption_leaves_nothing(cache, server, monkeypatch):
     assert left(cache) == []
 
 
+@pytest.mark.parametrize("unpack", [False, True])
+def test_two_at_once_get_one_file(cache, server, monkeypatch, unpack):
+    digest = hashlib.sha256(server.archive if unpack else GOOD).hexdigest()
+    put(monkeypatch, server, "archive" if unpack else "good", unpack=unpack, sha256=digest)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(get("made", progress=False))) for _ in range(3)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert found == [cache / ("made" if unpack else "made.bin")] * 3
+    assert len(server.asked) == 1 and not list(cache.glob("*.part"))
+
+
+def test_an_archive_left_by_a_killed_run_is_removed(cache, server, monkeypatch):
+    put(monkeypatch, server, "archive", unpack=True, sha256=hashlib.sha256(server.archive).hexdigest())
+    get("made", progress=False)
+    (cache / "made.download.part").touch()
+    get("made", progress=False)
+    assert not list(cache.glob("*.part"))
+
+
 def test_archive_is_fetched_and_unpacked(cache, server, monkeypatch):
     put(monkeypatch, server, "archive", unpack=True, sha256=hashlib.sha256(server.archive).hexdigest())
     path = get("made", progress=False)

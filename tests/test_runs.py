@@ -85,6 +85,18 @@ def test_a_damaged_cache_is_named_and_computed_again(root):
     assert got["x"].tolist() == list(range(1000)) and len(calls) == 2
 
 
+def test_values_that_were_swapped_are_named_and_computed_again(root):
+    def ask(n):
+        return runs.cached("swap", lambda: {"n": n}, parameters={"n": n})["n"]
+
+    assert [ask(1), ask(2)] == [1, 2]
+    one, two = (p for p in (root / "build" / "cache" / "swap").iterdir() if p.is_dir())
+    one.rename(one.with_name("aside")), two.rename(one), one.with_name("aside").rename(two)
+    for n in (1, 2):
+        with pytest.warns(RuntimeWarning, match=r"is damaged \(it is the value of another key, \w{12}\)"):
+            assert ask(n) == n
+
+
 def test_two_at_once_compute_once(root):
     calls = []
 

@@ -44,7 +44,8 @@ def test_other_weights_are_refused(tmp_path):
     other = weights.save(tmp_path / "other.safetensors", torch.nn.Linear(2, 2), {})
     with pytest.raises(ValueError, match="holds weights of Linear, expected VMamba; give an encoder's"):
         begin(CMFS(small(text=False)), other)
-    narrow = weights.save(tmp_path / "narrow.safetensors", VMamba((8, 16, 32, 64), (1, 1, 1, 1)), {})
+    narrow = weights.save(tmp_path / "narrow.safetensors", VMamba((8, 16, 32, 64), (1, 1, 1, 1)),
+                          dict(widths=(8, 16, 32, 64), depths=(1, 1, 1, 1)))
     with pytest.raises(ValueError, match="do not fit the encoder"):
         begin(CMFS(small(text=False)), narrow)
 

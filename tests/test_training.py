@@ -110,6 +110,19 @@ def test_damaged_checkpoint_is_named(tmp_path):
         trained(tmp_path)
 
 
+@pytest.mark.parametrize("change, words", [
+    (lambda kept: kept["best"].update({"layers.3.bias": torch.zeros(2)}), "is damaged: its content does not have"),
+    (lambda kept: (kept.pop("sha256"), kept["config"]["recipe"].update(seed=7)), "belongs to another run, .*'seed': 7"),
+])
+def test_another_checkpoint_is_refused(tmp_path, change, words):
+    fit(Net(), data(64), criterion, replace(RECIPE, epochs=1), run=tmp_path)
+    kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    change(kept)
+    torch.save(kept, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=words):
+        fit(Net(), data(64), criterion, replace(RECIPE, epochs=1), run=tmp_path)
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="one length, got {'x': 3, 'y': 2}"):
         Tensors(x=torch.zeros(3), y=torch.zeros(2))

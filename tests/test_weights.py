@@ -53,3 +53,12 @@ def test_another_architecture_or_size_is_refused_and_nothing_is_loaded(path):
     with pytest.raises(ValueError, match=r"layer.bias is \(3,\) in the file and \(5,\) in the model; build the model"):
         weights.load(path, model)
     assert all(torch.equal(before[name], x) for name, x in model.state_dict().items())
+
+
+def test_a_flipped_bit_is_refused(tmp_path):
+    path = weights.save(tmp_path / "w.safetensors", Small(), dict(width=3))
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="w.safetensors is damaged: its content does not have the sha256"):
+        weights.load(path, Small())

@@ -7,7 +7,6 @@ own, each window once as its visible and once as its infrared picture; both stre
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from cmf import weights
 from cmf.blocks.vmamba import VMamba, load
@@ -34,13 +33,14 @@ def begin(network: CMFS, path: Path = START) -> CMFS:
     Raises:
         FileNotFoundError: no file. ValueError: no encoder's weights, or of another size.
     """
-    stated = weights.facts(path)["architecture"]
-    if stated != VMamba.__name__:
-        raise ValueError(f"{path} holds weights of {stated}, expected {VMamba.__name__}; give an encoder's")
-    state = load_file(path)
+    stated = weights.facts(path)
+    if stated["architecture"] != VMamba.__name__:
+        raise ValueError(f"{path} holds weights of {stated['architecture']}, expected {VMamba.__name__}; give an "
+                         "encoder's")
+    state = weights.load(path, VMamba(**stated["config"])).state_dict()
     for encoder in network.encoders:
         own, first = encoder.state_dict(), "patch_embed.0.weight"
-        fitting = {name: value.float() for name, value in state.items() if network.config.scan or name in own}
+        fitting = {name: value for name, value in state.items() if network.config.scan or name in own}
         if own[first].shape[1] == 4:
             three = fitting[first]
             fitting[first] = torch.cat([three, three.sum(1, True)], 1) / 2
