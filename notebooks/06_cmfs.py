@@ -17,10 +17,11 @@
 # **Question.** One network fuses a visible and an infrared picture and labels every pixel. Is it better than with one
 # of the two?
 #
-# **Answer.** Better than with the visible camera alone, by 0.09 of mean intersection over union; not shown to be better
-# than with the infrared one: 0.005, with an interval that contains zero, and no more beside both as four channels of
-# one encoder. Trained for minutes on a CPU, the network reaches 0.26 over nine classes: it finds people, fire and cars,
-# and bicycles, bags and bumps not at all. One expert of the last block is dead.
+# **Answer.** Yes: over three seeds the mean intersection over union of nine classes is 0.35 with both, 0.30 with the
+# infrared camera alone and 0.22 with the visible one; the difference to the better one is 0.05, in every seed, with an
+# interval clear of zero. Whether the rest of CMFS is worth its cost against both cameras as four channels of one
+# encoder (0.32) is not shown. What the names of the classes bring is not known: the gate by text is open everywhere.
+# Bicycles and bags are not found at all.
 #
 # A minute on one CPU core; no GPU, no download. All pictures are simulated.
 
@@ -150,7 +151,7 @@ better = max(("visible only", "infrared only"), key=lambda arm: whole.miou[arm])
 step = whole.loc[better]
 print(f"CMFS minus {better}: {step.difference:.3f} [{step.difference_low:.3f}, {step.difference_high:.3f}]")
 print("wanted, at least 0.03 with an interval clear of zero:", step.difference >= 0.03 and step.difference_low > 0)
-assert whole.difference_low["visible only"] > 0, "the infrared picture adds nothing to the visible one"
+assert step.difference_low > 0 and step.seeds_low > 0, "two cameras are not better than one"
 
 # %%
 main = [arm for arm in segmenting.MAIN if arm in set(classes.arm)]
@@ -169,8 +170,9 @@ plt.show()
 # ## Bands before and after
 #
 # What the frequency-spatial blocks do to the maps of the first two stages: shares of energy in the bands of two Haar
-# levels, and energy by spatial frequency. The blocks are meant to take noise away; here they raise what is fine as much
-# as the rest.
+# levels, and energy by spatial frequency. The blocks are meant to take noise away; nothing in the loss asks for it, and
+# the share of what is fine falls by one or two hundredths in three of the four maps, and rises in the infrared one of
+# the second stage by fourteen.
 
 # %%
 few = {name: column[chosen] for name, column in test.items()}
@@ -191,8 +193,8 @@ plt.show()
 # %% [markdown]
 # ## Which expert saw what
 #
-# Each region of 4 x 4 tokens goes to one of three experts. An expert that sees nearly nothing is dead weight: one of
-# the last stage is. No label told the router anything, so classes may share an expert.
+# Each square of 32 x 32 pixels goes, at every stage, to one of three experts. An expert that sees nearly nothing would
+# be dead weight. No label told the router anything, so classes may share an expert.
 
 # %%
 routed = inspected.experts(segmenter.network, test, STREET)
@@ -218,8 +220,8 @@ plt.show()
 #
 # For one scene and the first stage: the share of the exchange that the visible stream takes at every pixel, how much
 # each of the 5 x 5 regions exchanges, and which class's words the region resembles most. The words come from the small
-# CLIP, which knows few things (notebook 02). In 400 steps the gate by text has learnt nothing: it is half open
-# everywhere, and what a region resembles means nothing.
+# CLIP, which knows few things (notebook 02). In 600 steps the gate by text has learnt to stay open: it says the same of
+# every region, and what a region resembles means nothing.
 
 # %%
 one = {name: column[chosen[0]:chosen[0] + 1] for name, column in test.items()}
@@ -228,7 +230,7 @@ nearest = gate["similarity"].argmax(-1)
 fig, axes = plots.figure(1, 4, width=plots.PAGE, height=1.6)
 show(axes[0], one["visible"][0].permute(1, 2, 0).numpy(), "visible")
 show(axes[1], gate["pixel"], "share of the visible stream", cmap="PuOr_r", vmin=0, vmax=1)
-show(axes[2], gate["region"], "exchange of a region", cmap="viridis")
+show(axes[2], gate["region"], "exchange of a region", cmap="viridis", vmin=0, vmax=1)
 show(axes[3], gate["region"] * 0 + nearest, "nearest words", cmap="tab10", vmin=0, vmax=9)
 for (r, c), k in np.ndenumerate(nearest):
     axes[3].text(c, r, STREET[1 + k], ha="center", va="center", fontsize=4.5, color="w")
@@ -242,7 +244,8 @@ plt.show()
 # %% [markdown]
 # ## Noise in one of the two
 #
-# Gaussian noise added to one picture of test scenes, its spread as a share of white; training has met none.
+# Gaussian noise added to one picture of test scenes, its spread as a share of white; training has met none. At a spread
+# of 0.1 in the visible picture what two cameras brought is lost: the infrared one alone is then better. One seed.
 
 # %%
 noise = runs.read_result("cmfs_noise", "demo")
@@ -266,7 +269,6 @@ for arm, short in (("visible only", "visible"), ("infrared only", "infrared"), (
     plots.value(f"{short}_miou", whole.miou[arm])
 plots.value("cmfs_low", whole.low["CMFS"])
 plots.value("cmfs_high", whole.high["CMFS"])
-plots.value("gain_visible", whole.difference["visible only"], fmt=".2f")
 plots.value("gain", step.difference)
 plots.value("gain_low", step.difference_low)
 plots.value("gain_high", step.difference_high)
