@@ -20,8 +20,9 @@
 # **Answer.** CMI-Fusion has less than a twentieth of the parameters of the published network and needs less than a
 # hundredth of its multiply-adds, because it works at a half, a quarter and an eighth of the size, where the published
 # one keeps 512 channels at full size. A Laplacian pyramid needs a hundredth of CMI-Fusion's again. CMFS of published
-# size needs some ten seconds a pair on one core. The selective scan in it, compiled when it first runs, takes a seventh
-# of the time of the fastest in plain torch, and four to nine times what memory and exponentials alone would take.
+# size needs some eight seconds a pair on one core and half of that on two. The selective scan in it, compiled when it
+# first runs, takes a twelfth to a sixth of the time of the fastest in plain torch, and three to seven times what memory
+# and exponentials alone would take.
 #
 # Two minutes on one CPU core when nothing is cached; no GPU, no download. Weights of CMI-Fusion as published do not
 # matter here: time does not depend on them.
