@@ -52,7 +52,10 @@ def facts(path: str | Path) -> dict:
     if "architecture" not in found or "config" not in found:
         raise ValueError(f"{path} does not state its architecture and config; write it with cmf.weights.save")
     found.pop("sha256", None)    # of the whole content, for `load`
-    return found | dict(config=json.loads(found["config"]))
+    try:
+        return found | dict(config=json.loads(found["config"]))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: its config cannot be read ({error}); fetch or train it again") from error
 
 
 def load(path: str | Path, model: nn.Module) -> nn.Module:

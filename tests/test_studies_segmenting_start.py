@@ -6,7 +6,7 @@ import torch
 from cmf import weights
 from cmf.blocks.vmamba import VMamba
 from cmf.methods.cmfs import CMFS, small
-from cmf.studies.segmenting_start import START, begin, single
+from cmf.studies.segmenting_start import START, begin, fits, single
 
 
 @pytest.fixture(scope="module")
@@ -50,5 +50,6 @@ def test_other_weights_are_refused(tmp_path):
         begin(CMFS(small(text=False)), narrow)
 
 
-def test_the_committed_file_fits():
-    begin(CMFS(small(text=False)), START)
+def test_the_committed_file_fits_small_and_no_other_shape():
+    assert fits(begin(CMFS(small(text=False)), START))
+    assert not fits(CMFS(small(text=False, depths=(1, 1, 1, 1))))

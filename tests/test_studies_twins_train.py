@@ -2,14 +2,24 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from cmf import runs
 from cmf.simulate import street
 from cmf.studies import twins, twins_data
 
 
-def test_training_writes_weights_cards_and_scores_and_checks_them(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def any_precision():
+    """One process keeps to one precision; other tests here train with another one."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+def test_training_writes_weights_cards_and_scores_and_checks_them(any_precision, tmp_path, monkeypatch, capsys):
     """The three of real size, one pass over few pictures of noise: only the steps, not what is learnt."""
     def captioned(split, pictures, clips=0, seed=0):
         counts = [[k % 2, 1 - k % 2, *[0] * (len(street.KINDS) - 2)] for k in range(24)]

@@ -55,6 +55,13 @@ def test_another_architecture_or_size_is_refused_and_nothing_is_loaded(path):
     assert all(torch.equal(before[name], x) for name, x in model.state_dict().items())
 
 
+def test_a_config_that_cannot_be_read_is_named(tmp_path):
+    path = weights.save(tmp_path / "w.safetensors", Small(), dict(width=3))
+    path.write_bytes(path.read_bytes().replace(b'width', b'wi"th'))
+    with pytest.raises(ValueError, match="w.safetensors is (damaged: its config cannot be read|no complete)"):
+        weights.facts(path)
+
+
 def test_a_flipped_bit_is_refused(tmp_path):
     path = weights.save(tmp_path / "w.safetensors", Small(), dict(width=3))
     data = bytearray(path.read_bytes())

@@ -27,7 +27,7 @@ from cmf.metrics.intervals import bootstrap_interval
 from cmf.metrics.segmentation import confusion, miou_difference, miou_interval, scores
 from cmf.segmentation_losses import PUBLISHED, Weights, criterion
 from cmf.simulate.street import Dials
-from cmf.studies.segmenting_start import START, begin
+from cmf.studies.segmenting_start import START, begin, fits
 from cmf.training import Recipe, Result, fit, parameters
 
 SCENES = dict(train=480, validation=24, test=64)
@@ -192,8 +192,8 @@ def frequency(label: Sequence[Tensor], classes: int, power: float = RARE) -> tup
 
 
 def build(arm: str, some: Sets, seed: int, size=cmfs.small, start=START) -> tuple[CMFS, Weights]:
-    """The network of an arm before training and the weights of its loss. size: `cmfs.small`, whose encoders start
-    from the file `start`, or another; that and start=None begin with random numbers.
+    """The network of an arm before training and the weights of its loss. size: `cmfs.small` or `cmfs.tiny`. Encoders
+    of the shape of those in the file `start` begin with them; others, and with start=None, with random numbers.
 
     Raises:
         ValueError: no such arm.
@@ -205,7 +205,7 @@ def build(arm: str, some: Sets, seed: int, size=cmfs.small, start=START) -> tupl
     config = size(k, some.text.shape[1], **dict(prompts=len(some.text)) | its.config)
     weights = dict(classes=frequency(some.train["label"], k), balance=BALANCE) | its.weights
     network = CMFS(config, some.text)
-    return begin(network, start) if its.start and start and size is cmfs.small else network, Weights(**weights)
+    return begin(network, start) if its.start and start and fits(network, start) else network, Weights(**weights)
 
 
 def train(network: CMFS, weights: Weights, some: Sets, recipe: Recipe = RECIPE, *, rounds: int = ROUNDS, run=None,

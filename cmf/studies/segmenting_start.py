@@ -24,6 +24,12 @@ def single(columns: dict) -> dict:
                 label=torch.cat([label] * 2))
 
 
+def fits(network: CMFS, path: Path = START) -> bool:
+    """Whether the encoders of `network` have the widths and depths of those in the file."""
+    shape = weights.facts(path)["config"]
+    return all(tuple(shape.get(name, ())) == getattr(network.config, name) for name in ("widths", "depths"))
+
+
 def begin(network: CMFS, path: Path = START) -> CMFS:
     """Fill the encoders of `network`, in place.
 
