@@ -119,7 +119,8 @@ def threads():
 
 def work(what, out, run="", lethal="-1"):
     """In a process of a test: what "cases" | "draw" | one case; each process writes out.<process>."""
-    atexit.register(lambda: print("threads at the end:", threads()))     # called after what start() registers
+    at_end = lambda: os.write(1, f"threads at the end: {threads()}\n".encode())    # whole, beside the other's
+    atexit.register(at_end)                                                        # called after what start() registers
     torch.set_num_threads(1)
     process = start().process_index
     if what == "draw":
