@@ -160,6 +160,21 @@ def test_with_its_own_network_vision_answers_alone_and_text_adds():
         assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().max() > 0, name
 
 
+def test_trust_in_vision_is_the_best_of_a_few_and_no_parameter():
+    net, some = model(own=True), batch()
+    for part in (net, net.sight):
+        part.gamma.data.fill_(0.1)
+    out = net(some)
+    wish = (out["verbal_logits"] + 0.25 * out["visual_logits"]).detach()
+    out = {name: x.detach() for name, x in out.items()}
+    assert net.choose_trust(out, lambda logits: -float((logits - wish).abs().max())) == 0 and net.trust == 0.25
+    torch.testing.assert_close(net(some)["logits"], wish)
+    assert net.choose_trust(out, lambda logits: 0.5) == 0.5 and net.trust == 1, "of equal ones the larger"
+    assert "trust" in net.state_dict() and "trust" not in dict(net.named_parameters())
+    plain = model()
+    assert plain.choose_trust(plain(some), lambda logits: float(logits.mean())) == float(plain(some)["logits"].mean())
+
+
 def test_each_answer_is_asked_the_same():
     torch.manual_seed(0)
     net, some = CMAF(replace(CONFIG, own=True)).eval(), batch()

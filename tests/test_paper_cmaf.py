@@ -231,8 +231,10 @@ def test_eq_cmaf_own(torch):
     network.gamma.data.fill_(0.1)
     out = network(batch)
     vision = network.sight(batch)["logits"]
-    p = (out["verbal_logits"] + vision).sigmoid()
-    assert torch.allclose(out["logits"].sigmoid()[batch["segments"]], p[batch["segments"]], atol=1e-6)
+    for rho in (1.0, 0.25):
+        network.trust.fill_(rho)
+        p, found = (out["verbal_logits"] + rho * vision).sigmoid(), network(batch)["logits"].sigmoid()
+        assert torch.allclose(found[batch["segments"]], p[batch["segments"]], atol=1e-6)
     out["logits"].sum().backward()
     assert all(x.grad is None for x in network.sight.parameters())
 

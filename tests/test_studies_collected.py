@@ -117,7 +117,7 @@ def test_validation_by_videos_where_frames_have_no_labels(encoders, monkeypatch)
         logits = torch.tensor([[0.0, first, -3.0], [-1.0, -0.5, -2.0]]) if first > 0 else torch.full((2, 3), -3.0)
         logits[1, 0] += 1.0 * (first < 0)
         monkeypatch.setattr(anomaly, "predict", lambda model, table, logits=logits: dict(logits=logits))
-        assert collected.judge(None, table) == auc
+        assert anomaly.validate(None, table, collected.judge) == auc
 
 
 def test_named_collections_are_found_or_missed(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ Axes: B videos, T segments, L text tokens, H heads, d width.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +21,7 @@ from cmf.blocks.attention import Attention, masked_mean
 from cmf.losses import head_diversity, info_nce, top_k_bce
 
 ABSENT = -20.0  # logit of a segment that does not exist: a score of 2e-9
+TRUSTS = (1.0, 0.75, 0.5, 0.25, 0.1, 0.0)  # in the network of vision, to choose from
 OPENING = 10.0  # gamma counts this many times: as a step of Adam is of one size, text is heard before vision overfits
 
 
@@ -81,9 +83,10 @@ class CMAF(nn.Module):
     only the words' embedding and the attention back. Untrained arms with vision and equal weights score alike.
 
     With `own`, vision has such a visual-only network to itself, `sight`. The rest of the network then sees pictures
-    in its attention only, and its residual stream starts empty. logits is the sum of both answers, visual_logits and
-    verbal_logits (B, T), and no gradient of it reaches `sight`, which would fit what the words leave over to the
-    training places. Untrained, the words add a constant.
+    in its attention only, and its residual stream starts empty. logits = verbal_logits + trust * visual_logits, (B, T)
+    each, and no gradient of the sum reaches `sight`, which would fit what the words leave over to the training places.
+    The number `trust` is no parameter: a network that knows its training places by heart is too sure of others, so it
+    is chosen on validation videos, see `choose_trust`. Untrained it is 1, and the words add a constant.
 
     Raises:
         ValueError: a column that is missing or of another shape, times outside [0, 1], or a video whose attention
@@ -115,6 +118,8 @@ class CMAF(nn.Module):
         self.mixer = nn.Conv1d(d, d, config.window, padding=config.window // 2) if config.window > 1 else None
         self.head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(d, 1))
         self.sight = CMAF(replace(config, own=False, use="none", fusion="none")) if config.own else None
+        if config.own:
+            self.register_buffer("trust", torch.ones(()))
 
     def fit_inputs(self, batch: dict[str, Tensor]) -> "CMAF":
         """Take mean and spread of every input channel from the segments and tokens of training data."""
@@ -157,9 +162,23 @@ class CMAF(nn.Module):
         if self.sight is not None:
             seen = self.sight(batch)["logits"]                                 # (B, T)
             found |= dict(visual_logits=seen, verbal_logits=logits)
-            logits = (logits + seen.detach()).masked_fill(~present, ABSENT)
+            logits = (logits + self.trust * seen.detach()).masked_fill(~present, ABSENT)
         heard = dict(attention=attention, context=context) if self.config.use != "none" else {}
         return dict(logits=logits, **found, **heard)
+
+    def choose_trust(self, outputs: dict[str, Tensor], judge: Callable[[Tensor], float]) -> float:
+        """Set `trust` to the one of TRUSTS whose logits `judge` likes best, and return what it says of them.
+
+        outputs: of this network for validation videos. judge: (B, T) logits -> score, higher is better; of equal ones
+        the larger trust is taken. Without a network of its own for vision the logits are judged as they are.
+        """
+        if self.sight is None:
+            return judge(outputs["logits"])
+        present, own = outputs["present"], (outputs["verbal_logits"], outputs["visual_logits"])
+        tried = {trust: judge((own[0] + trust * own[1]).masked_fill(~present, ABSENT)) for trust in TRUSTS}
+        best = max(tried, key=tried.get)
+        self.trust.fill_(best)
+        return tried[best]
 
     def _fuse(self, timed: Tensor, attended: Tensor, context: Tensor, found: dict[str, Tensor]) -> Tensor:
         """V', V^ and the context, (B, T, d) each -> f (B, T, d); notes the gate in `found`."""

@@ -7,7 +7,7 @@ over their frames, and measures are taken over frames.
 Axes: B clips, T segments, L text tokens, F frames.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -109,21 +109,29 @@ def truth(some: Footage) -> list[np.ndarray]:
     return [clip.frame_labels() for clip in some.clips]
 
 
-def segment_auc(model: nn.Module, table: Tensors) -> float:
+def segment_auc(logits: torch.Tensor, table: Tensors) -> float:
     """ROC-AUC over segments, anomalous where half of their frames are: quick, for the choice of the epoch."""
     here = table.columns["segments"]
     labels = (table.columns["frame_labels"][here] >= 0.5).numpy()
-    return float(anomaly.frame_auc([predict(model, table)["logits"][here].numpy()], [labels.astype(int)]))
+    return float(anomaly.frame_auc([logits[here].numpy()], [labels.astype(int)]))
+
+
+def validate(model: nn.Module, table: Tensors, judge: Callable[[torch.Tensor, Tensors], float] = segment_auc) -> float:
+    """The score of a model on validation clips; CMAF's trust in vision is set to the best one there."""
+    outputs = predict(model, table)
+    if isinstance(model, cmaf.CMAF):
+        return model.choose_trust(outputs, lambda logits: judge(logits, table))
+    return judge(outputs["logits"], table)
 
 
 def train(arm: str, sets: dict[str, Footage], seed: int, recipe: Recipe = RECIPE, run=None):
-    """Train an arm; the epoch is chosen on "validation". Returns model and result."""
+    """Train an arm; epoch and trust in vision are chosen on "validation". Returns model and result."""
     table = sets["train"].table
     model, criterion = build(arm, table, seed)
     if ARMS[arm] is None:
         recipe = replace(recipe, lr=5e-4, weight_decay=1e-4)  # the published ones
     result = fit(model, table, criterion, replace(recipe, seed=seed), run=run, label=f"{arm}, seed {seed}",
-                 score=lambda model: segment_auc(model, sets["validation"].table))
+                 score=lambda model: validate(model, sets["validation"].table))
     return model, result
 
 

@@ -194,21 +194,24 @@ def collect(items: Sequence[VideoItem], encoders: Encoders, captions: str | None
     return Collected(list(items), seen, told)
 
 
-def judge(model: nn.Module, table: Tensors) -> float:
+def judge(logits: torch.Tensor, table: Tensors) -> float:
     """ROC-AUC on validation: of segments where the table has their labels, else of videos by their highest score."""
     if "frame_labels" in table.columns:
-        return anomaly.segment_auc(model, table)
-    best = anomaly.predict(model, table)["logits"].max(1).values.numpy()
+        return anomaly.segment_auc(logits, table)
+    best = logits.max(1).values.numpy()
     return float(roc_auc(table.columns["labels"].numpy() > 0.5, best))
 
 
 def teach(train: Collected, validation: Collected, encoders: Encoders, seed: int = 1, recipe: Recipe = RECIPE,
           labels: str = "videos", run: Path | None = None) -> Watcher:
-    """Train CMAF with labels of whole videos, or of "frames"; epoch and threshold from validation. run: as of `fit`."""
+    """Train CMAF with labels of whole videos, or of "frames"; epoch, trust and threshold come from validation.
+
+    run: as of `fit`.
+    """
     table, other = train.table(encoders, labels), validation.table(encoders, labels)
     model, criterion = anomaly.build(ARMS[labels], table, seed)
     fit(model, table, criterion, replace(recipe, seed=seed), run=run, label=f"CMAF, seed {seed}",
-        score=lambda model: judge(model, other))
+        score=lambda model: anomaly.validate(model, other, judge))
     watcher = Watcher.of(model, encoders, 0.5)
     if labels == "frames":
         return Watcher.of(model, encoders, measures.choose_threshold(*validation.frames(watcher, encoders)))

@@ -131,9 +131,10 @@ def gate_under_faults(network: nn.Module, some: Footage, encoders: Encoders, sha
     rows = []
     for modality, fault, share in runs.progress(jobs, "faults"):
         table = faulty(some, encoders, modality, fault, share, seed) if share else some.table
-        gate = predict(network, table)["gate"][table.columns["segments"]].mean()
+        found = predict(network, table)
+        gate = found["gate"][table.columns["segments"]].mean()
         rows.append(dict(modality=modality, fault=fault, share=share, gate=float(gate),
-                         roc_auc=segment_auc(network, table)))
+                         roc_auc=segment_auc(found["logits"], table)))
     return pd.DataFrame(rows)
 
 
