@@ -21,8 +21,8 @@
 # copula information does not pay here: plain cross-attention is ahead by about 0.009 of macro F1 in each of five seeds,
 # which does not outlast a correction for twelve comparisons.
 # In CMAF the words bring nearly everything: vision, as the small encoders see it, adds nothing that was shown to what
-# text alone reaches. In CMI-Fusion the terms of the loss show in the measures, and of the parts of the network two; its sentences
-# are heard, but for the repair of noise.
+# text alone reaches. In CMI-Fusion the terms of the loss show in the measures, and of the parts of the network two; its
+# sentences are heard, but for the repair of noise.
 #
 # Five minutes on two CPU cores when nothing is cached; no GPU, no download. All data here are simulated.
 
