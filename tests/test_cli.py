@@ -43,7 +43,7 @@ def test_completion_knows_commands_and_options_and_bash_takes_it(tmp_path, capsy
 
 @pytest.mark.parametrize("argv", [[], ["dta"], ["data"], ["data", "make", "deepspace"],
                                   ["data", "make", "surveillance"], ["score", "--out", "there"], ["train", "cmaf"],
-                                  ["evaluate", "sacmf", "--data", "x"]])
+                                  ["evaluate", "all", "--data", "x"]])
 def test_bad_usage(argv, capsys):
     assert cli.main(argv) == 2
     assert "usage: python -m cmf" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
+from accelerate.utils import send_to_device
 from torch import nn
 
 from cmf import runs
@@ -181,7 +182,8 @@ def build(arm: str, table: Tensors, seed: int) -> tuple[nn.Module, object]:
 @torch.no_grad()
 def predict(model: nn.Module, table: Tensors, **presence: torch.Tensor) -> dict[str, torch.Tensor]:
     """Outputs of a trained model for all rows; `presence` may hold has_image and has_sequence, (n,) bool."""
-    outputs = model.eval()(table.columns | presence)
+    device = next(model.parameters()).device
+    outputs = send_to_device(model.eval()(send_to_device(table.columns | presence, device)), "cpu")
     return outputs | dict(probabilities=outputs["logits"].double().softmax(-1))
 
 

@@ -1,6 +1,5 @@
 """`python -m cmf train cmfs` and `python -m cmf evaluate cmfs`, alone or under torchrun."""
 
-import json
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -10,8 +9,8 @@ import numpy as np
 
 from cmf import paths, runs
 from cmf.datasets.segmentation_classes import CLASSES
-from cmf.studies import segmenting, tracking
-from cmf.studies.segment import lines, summary, views_arguments
+from cmf.studies import commands, segmenting, tracking
+from cmf.studies.segment import ABSENT, summary, views_arguments
 
 NAMES = tuple(CLASSES)
 HELD_OUT = 0.2      # share of the training pictures, where a collection has no validation part
@@ -58,18 +57,11 @@ def train_arguments(parser) -> None:
     parser.add_argument("--profile", choices=tuple(PROFILES), default="demo",
                         help="demo: 2 M parameters, minutes on a CPU; small: the same, to convergence; published: "
                              "135 M parameters and the published recipe, for GPUs")
-    parser.add_argument("--out", metavar="FILE", help="weights; default build/cmfs_NAME.safetensors")
-    parser.add_argument("--checkpoints", "--run", metavar="DIR",
-                        help="a run found there is resumed (default build/runs/cmfs_NAME_PROFILE_SEED); torchrun takes "
-                             "--run for an option of its own, so say --checkpoints there")
     parser.add_argument("--arm", default="CMFS", help="of cmf.studies.segmenting.ARMS (default CMFS)")
     parser.add_argument("--pretrained", metavar="FILE",
                         help="VMamba weights (.pth or .safetensors) for both encoders, of a fitting size")
-    for name, kind, text in (("epochs", int, "passes over the views"), ("batch", int, "pairs a step, over all "
-                             "processes"), ("lr", float, "peak learning rate"), ("rounds", int, "views of a picture"),
-                             ("accumulate", int, "micro-batches of each process's share of a batch")):
-        parser.add_argument(f"--{name}", type=kind, metavar=name[0].upper(), help=f"{text}; default: the profile's")
-    tracking.arguments(parser)
+    parser.add_argument("--rounds", type=int, metavar="R", help="views of a picture; default: the profile's")
+    commands.training_arguments(parser, "cmfs", "the profile's")
     parser.set_defaults(run=_train)
 
 
@@ -156,21 +148,15 @@ def _train(options) -> None:
     import torch
 
     from cmf.methods import cmfs
-    from cmf.studies.score import writable
     from cmf.studies.segmenter import Segmenter
     from cmf.training import Recipe, parameters
 
     if options.profile == "demo" or "WORLD_SIZE" in os.environ:
         torch.set_num_threads(1)       # small networks wait for each other on more, and one gives equal numbers
-    main, name, profile = os.environ.get("RANK", "0") == "0", Path(options.data).name, PROFILES[options.profile]
-    out = Path(options.out or paths.build() / f"cmfs_{name}.safetensors")
-    if out.suffix != ".safetensors" or out.is_dir():
-        raise ValueError(f"--out {out}: expected a file to write, NAME.safetensors")
+    main, name, profile = commands.main_process(), Path(options.data).name, PROFILES[options.profile]
+    out = commands.weights_file(options.out, "cmfs", name)
     tracking.check(options.track)
-    writable(out.absolute().parent)
-    changed = {key: getattr(options, key) for key in ("epochs", "batch", "lr", "accumulate")
-               if getattr(options, key) is not None}
-    recipe = Recipe(**profile.recipe | changed | dict(seed=options.seed))
+    recipe = Recipe(**profile.recipe | commands.changed(options) | dict(seed=options.seed))
     folder = Path(options.checkpoints or paths.build() / "runs" / f"cmfs_{name}_{options.profile}_{options.seed}")
     some = sets(options, profile)
     network, weights = segmenting.build(options.arm, some, options.seed, getattr(cmfs, profile.config))
@@ -244,15 +230,10 @@ def _evaluate(options) -> None:
         seconds += time.perf_counter() - began
         counts.append(confusion(label, found.label, len(segmenter.classes)))
     table = summary(np.stack(counts), segmenter.classes)
-    print(f"{name}, {options.split}: {n} pictures, 95 % intervals over pictures", *lines(table), sep="\n")
+    print(f"{name}, {options.split}: {n} pictures, 95 % intervals over pictures",
+          *commands.lines(table, absent=ABSENT), sep="\n")
     print(f"  seconds a picture, on {segmenter.device}: {seconds / n:.2f}")
     if torch.cuda.is_available():
         print(f"  memory on the GPU, at most: {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB")
-    runs.write_text(out / "measures.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    plain = lambda x: None if x != x else float(f"{x:.6g}")
-    record = dict(data=name, split=options.split, weights=segmenter.facts, views=vars(views),
-                  seconds_a_picture=round(seconds / n, 4),
-                  measures={row.measure: dict(value=plain(row.value), low=plain(row.low), high=plain(row.high))
-                            for row in table.itertuples()}, run=runs.provenance())
-    runs.write_text(out / "measures.json", json.dumps(record, indent=1) + "\n")
-    print(f"{out / 'measures.csv'}, {out / 'measures.json'}")
+    print(commands.write_measures(out, table, data=name, split=options.split, weights=segmenter.facts,
+                                  views=vars(views), seconds_a_picture=round(seconds / n, 4)))

@@ -1,12 +1,11 @@
 """`python -m cmf train METHOD` and `python -m cmf evaluate METHOD`; those of cmaf are here."""
 
-import json
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from cmf import paths, runs
-from cmf.studies import anomaly, collected, labelling, tracking, watching
+from cmf import paths
+from cmf.studies import anomaly, classifying, collected, commands, labelling, tracking, watching
 from cmf.studies.collected import ARMS, NAMES
 from cmf.studies.score import quiet, writable
 from cmf.studies.watching import Watcher
@@ -27,19 +26,20 @@ def _shared(parser) -> None:
 
 
 def train_arguments(parser) -> None:
-    """`python -m cmf train cmaf|cmfs --data NAME`."""
-    _methods(parser, cmaf=_train_arguments, cmfs=labelling.train_arguments)
+    """`python -m cmf train METHOD --data NAME`."""
+    _methods(parser, "train_arguments", _train_arguments)
 
 
 def evaluate_arguments(parser) -> None:
-    """`python -m cmf evaluate cmaf|cmfs --data NAME`."""
-    _methods(parser, cmaf=_evaluate_arguments, cmfs=labelling.evaluate_arguments)
+    """`python -m cmf evaluate METHOD --data NAME`."""
+    _methods(parser, "evaluate_arguments", _evaluate_arguments)
 
 
-def _methods(parser, **known) -> None:
+def _methods(parser, function: str, own) -> None:
+    known = dict(sacmf=classifying, cmaf=None, cmfs=labelling)
     methods = parser.add_subparsers(dest="method", required=True, metavar=" or ".join(known))
-    for name, arguments in known.items():
-        arguments(methods.add_parser(name, help=f"the options of {name}"))
+    for name, module in known.items():
+        (getattr(module, function) if module else own)(methods.add_parser(name, help=f"the options of {name}"))
 
 
 def _train_arguments(parser) -> None:
@@ -66,11 +66,8 @@ def _evaluate_arguments(parser) -> None:
 def _train(options) -> None:
     quiet()
     encoders, name = watching.ENCODERS[options.encoders], Path(options.data).name
-    out = Path(options.out or paths.build() / f"cmaf_{name}.safetensors")
-    if out.suffix != ".safetensors" or out.is_dir():
-        raise ValueError(f"--out {out}: expected a file to write, NAME.safetensors")
+    out = commands.weights_file(options.out, "cmaf", name)
     tracking.check(options.track)
-    writable(out.absolute().parent)
     recipe = replace(collected.RECIPE, epochs=options.epochs)
     if options.data == "surveillance":
         count = anomaly.CLIPS["train"] if options.clips is None else options.clips
@@ -117,17 +114,6 @@ def _evaluate(options) -> None:
     value = table.set_index("measure").value
     print(f"{name}: {int(value['videos'])} videos, {int(value['frames'])} frames, {value['base_rate']:.1%} anomalous "
           "(average precision by chance)")
-    for row in table.itertuples():
-        spread = f"  {row.low:.3f} to {row.high:.3f}" if row.low == row.low else ""
-        figure = f"{row.value:>8.0f}" if row.measure in COUNTS else f"{row.value:>8.3f}"
-        print(f"  {row.measure.replace('_', ' '):<22}{figure}{spread}")
-    runs.write_text(out / "measures.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-    record = dict(data=name, weights=watcher.facts | {"threshold": watcher.settings.threshold},
-                  measures={row.measure: dict(value=_plain(row.value), low=_plain(row.low), high=_plain(row.high))
-                            for row in table.itertuples()}, run=runs.provenance())
-    runs.write_text(out / "measures.json", json.dumps(record, indent=1) + "\n")
-    print(f"95 % intervals over videos; {out / 'measures.csv'}, {out / 'measures.json'}")
-
-
-def _plain(number: float) -> float | None:
-    return None if number != number else float(f"{number:.6g}")
+    print(*commands.lines(table, COUNTS), "95 % intervals over videos", sep="\n")
+    print(commands.write_measures(out, table, data=name,
+                                  weights=watcher.facts | {"threshold": watcher.settings.threshold}))

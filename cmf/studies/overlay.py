@@ -5,6 +5,7 @@ Axes: n candidates, Ti image tokens, To sequence tokens, H, W rows and columns o
 
 import json
 import os
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,13 @@ from cmf.simulate.deepspace import CLASSES, NAMES, Scene
 from cmf.studies.scenes import BOX_A, Answer, judged
 
 COLOUR = dict(zip(CLASSES, plots.COLOURS, strict=False))
+
+
+def _colours(found: Answer) -> dict[str, str]:
+    """A colour for each class of the classifier, those of the simulated classes where it knows no others."""
+    own = [name.removeprefix("p_") for name in found.boxes.columns if name.startswith("p_")] or list(CLASSES)
+    known = COLOUR if set(own) <= set(COLOUR) else dict(zip(own, cycle(plots.COLOURS), strict=False))
+    return {name: known[name] for name in own}
 
 
 def _label_places(boxes: np.ndarray, sizes: np.ndarray, shape: tuple[int, int], others=()) -> np.ndarray:
@@ -59,6 +67,7 @@ def draw_overlay(found: Answer, truth: Scene | None = None):
     ax.imshow(stretch(found.frames[None])[0, 0], cmap="gray", vmin=0.25, vmax=1)
     ax.set(xlim=(-0.5, w - 0.5), ylim=(h - 0.5, -0.5))
     ax.set_axis_off()
+    colours = _colours(found)
     table = None if truth is None else judged(found, truth)
     labels = {} if table is None else {r: label for r, label in zip(table["row"], table["label"], strict=True)}
     true = [None if table is None else labels.get(i, "") for i in range(len(found.boxes))]
@@ -71,7 +80,7 @@ def draw_overlay(found: Answer, truth: Scene | None = None):
     sizes = np.array([(2.95 * len(text) * unit, 7.5 * unit) for text in captions]).reshape(-1, 2)
     for (_, row), box, text, place, size in zip(found.boxes.iterrows(), boxes, captions,
                                                 _label_places(boxes, sizes, (h, w), arrows), sizes, strict=True):
-        colour = COLOUR.get(row["label"], "w")
+        colour = colours[row["label"]]
         ax.add_patch(Rectangle(box[:2], *(box[2:] - box[:2]), fill=False, ec=colour, lw=1.3))
         ax.annotate("", (row["x_a"] + 6 * row["dx"], row["y_a"] + 6 * row["dy"]), (row["x_a"], row["y_a"]),
                     arrowprops=dict(arrowstyle="-|>,head_width=0.12,head_length=0.25", color=colour, lw=0.8,
@@ -89,7 +98,7 @@ def draw_overlay(found: Answer, truth: Scene | None = None):
         chip.text(0.04, 0.94, i, color="w", fontsize=7, va="top", transform=chip.transAxes)
         chip.set(xticks=[], yticks=[])
         chip.grid(False)
-        chip.spines[:].set(visible=True, color=COLOUR.get(found.boxes["label"].iloc[i], "k"), linewidth=1.6)
+        chip.spines[:].set(visible=True, color=colours[found.boxes["label"].iloc[i]], linewidth=1.6)
     fig.text(0.005, 1 - 0.03 / height, f"{found.id}, frame A: {len(found.boxes)} targets. Number, class and its "
              "probability; arrow: motion to frame B, six times as long; right: enlarged.", fontsize=7, va="top")
     _legend(fig, found, len(missed), truth is not None)
@@ -98,8 +107,9 @@ def draw_overlay(found: Answer, truth: Scene | None = None):
 
 def _legend(fig, found: Answer, missed: int, with_truth: bool) -> None:
     counts = found.boxes["label"].value_counts()
-    handles = [Line2D([], [], ls="", marker="s", ms=6, mfc="none", mec=COLOUR[name], mew=1.3,
-                      label=f"{NAMES[name]}: {counts.get(name, 0)}") for name in CLASSES]
+    handles = [Line2D([], [], ls="", marker="s", ms=6, mfc="none", mec=colour, mew=1.3,
+                      label=f"{NAMES.get(name, name)}: {counts.get(name, 0)}")
+               for name, colour in _colours(found).items()]
     if with_truth:
         handles.append(Line2D([], [], ls="", marker="o", ms=7, mfc="none", mec="0.4", mew=1, label=f"missed: {missed}"))
     fig.legend(handles=handles, loc="lower left", ncols=len(handles), fontsize=6.5, handletextpad=0.2,

@@ -3,8 +3,9 @@
 Axes: n candidates, m true targets, Ti image tokens, To sequence tokens, K classes, H, W rows and columns of a frame.
 """
 
+import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ class Classifier(torch.nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("basis", torch.zeros(channels, deepspace.CHANNELS))
         self._encoder = None
+        self.facts: dict[str, str] = {}     # what the weights file says beside the configuration
 
     @classmethod
     def of(cls, network: SACMF, projection: Projection, backbone: deepspace.Backbone) -> "Classifier":
@@ -50,9 +52,9 @@ class Classifier(torch.nn.Module):
         return model.eval()
 
     def save(self, path: Path, **facts: str) -> Path:
-        """Write weights with network, backbone and channels in their config."""
+        """Write weights with network, backbone and channels in their config, and its own and further facts."""
         config = dict(network=self.network.config.__dict__, backbone=self.backbone.__dict__, channels=len(self.mean))
-        return weights.save(path, self, config, **facts)
+        return weights.save(path, self, config, **self.facts | facts)
 
     @classmethod
     def load(cls, path: Path = TRAINED) -> "Classifier":
@@ -74,22 +76,51 @@ class Classifier(torch.nn.Module):
         except (KeyError, TypeError) as reason:
             raise ValueError(f"{path} states a configuration that cannot be built here ({reason}); "
                              "train it again with this version") from reason
+        model.facts = {name: value for name, value in stated.items() if name not in ("architecture", "config")}
         return weights.load(path, model)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return tuple(json.loads(self.facts["classes"])) if "classes" in self.facts else CLASSES
+
+    @property
+    def frames(self) -> tuple[str, ...]:
+        """Names of the pictures of a target."""
+        return tuple(json.loads(self.facts.get("frames", '["A", "B"]')))
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels of a sequence."""
+        return tuple(json.loads(self.facts.get("channels", '["temperature", "radiation"]')))
 
     @property
     def steps(self) -> int:
         """Samples of a sequence that the network was trained on."""
+        if "steps" in self.facts:
+            return int(self.facts["steps"])
         patches = {name: (count, channels) for name, count, channels in self.network.config.sequence}["patches"]
         return patches[0] * (patches[1] - 1) // 4           # a patch: two channels, their masks, one time
 
     def table(self, targets: TargetSet) -> Tensors:
         """The network's inputs for these targets."""
+        targets = padded(targets)
         if self._encoder is None:
             object.__setattr__(self, "_encoder", self.backbone.build())
         projection = Projection(self.mean.numpy(), self.basis.numpy())
         columns = deepspace.image_features(targets, self._encoder, projection, progress=lambda steps, label: steps)
         columns |= deepspace.sequence_features(targets)
         return Tensors(**{name: torch.from_numpy(np.asarray(column, np.float32)) for name, column in columns.items()})
+
+
+def padded(targets: TargetSet, multiple: int = deepspace.PATCHES) -> TargetSet:
+    """The targets with sequences of a length that `multiple` divides: steps without observation at the end."""
+    more = -targets.values.shape[1] % multiple
+    if not more:
+        return targets
+    end = lambda x, mode="constant": np.pad(x, ((0, 0), (0, more), (0, 0))[:x.ndim], mode)
+    return replace(targets, values=end(targets.values), observed=end(targets.observed),
+                   times=end(targets.times, "edge"))
 
 
 @dataclass(frozen=True)
@@ -143,7 +174,7 @@ def sequence_rows(scene: SceneFiles, found: Detections) -> np.ndarray:
 
 
 def answer(scene: SceneFiles, model: Classifier, k: float = 5.0, overall: int = 30, per_class: int = 7,
-           classes: tuple[str, ...] = CLASSES) -> Answer:
+           classes: tuple[str, ...] | None = None) -> Answer:
     """Detect, classify and rank the targets of one scene.
 
     Each candidate is classified with its own sequence, one without a sequence from its pictures alone. Without
@@ -154,12 +185,18 @@ def answer(scene: SceneFiles, model: Classifier, k: float = 5.0, overall: int = 
         model: a trained classifier.
         k: detection threshold in units of the local noise.
         overall, per_class: how many candidates are kept, best probability first.
-        classes: names of the classes, in the order of the model's logits.
+        classes: names of the classes, in the order of the model's logits; default: those of the model.
 
     Raises:
-        ValueError: a frame in which nothing can be detected (constant, NaN), k, overall or per_class out of range,
-            sequences that belong to nobody or have another length than in training. The scene is named.
+        ValueError: a model of other frames or channels; a frame in which nothing can be detected (constant, NaN), k,
+            overall or per_class out of range, sequences that belong to nobody or have another length than in
+            training. The scene is named.
     """
+    classes = model.classes if classes is None else classes
+    if (len(model.frames), model.channels) != (2, ("temperature", "radiation")):
+        raise ValueError(f"{scene.id}: the classifier was trained on the frames {', '.join(model.frames)} and the "
+                         f"channels {', '.join(model.channels)}; a scene has two frames, temperature and radiation, so "
+                         "give weights that were trained on such targets")
     if scene.temp.shape[1] != model.steps:
         raise ValueError(f"{scene.id}: sequences of {scene.temp.shape[1]} samples, but the classifier was trained "
                          f"on {model.steps}; resample them, NaN where a sample is missing")
@@ -291,6 +328,6 @@ def _run(options) -> None:
         found = answer(scene, model, options.threshold, options.top, options.per_class)
         overlay.write(found, out, model.backbone.grid)
         total += len(found.boxes)
-        kinds = ", ".join(f"{n} {NAMES[label]}" for label, n in found.boxes["label"].value_counts().items())
+        kinds = ", ".join(f"{n} {NAMES.get(label, label)}" for label, n in found.boxes["label"].value_counts().items())
         lines.append(f"{scene.id}: {len(found.boxes)} targets" + (f" ({kinds})" if kinds else ""))
     print(*lines, f"{total} targets in {len(scenes)} scenes; see {out / 'detections'}", sep="\n")

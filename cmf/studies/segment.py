@@ -21,6 +21,7 @@ from cmf.datasets.pictures import Picture, luma_chroma, to_rgb, write
 from cmf.datasets.segmentation_classes import CLASSES, PALETTE, painted
 from cmf.studies.fuse import free
 
+ABSENT = "not in truth or prediction"
 OPAQUE = 0.55     # of a class's colour on an overlay; the background shows the picture as it is
 
 
@@ -203,16 +204,6 @@ def summary(counts: np.ndarray, classes: Sequence[str]):
     return pd.DataFrame(rows)
 
 
-def lines(shown) -> list[str]:
-    """The rows of `summary` as they are printed."""
-    out = []
-    for row in shown.itertuples():
-        spread = f"  {row.low:.3f} to {row.high:.3f}" if row.low == row.low else ""
-        out.append(f"  {row.measure.replace('_', ' '):<24}" + (f"{row.value:.3f}" if row.value == row.value else
-                                                              "not in truth or prediction") + spread)
-    return out
-
-
 def views_arguments(parser) -> None:
     """--scales, --flip, --window, of `python -m cmf segment` and `evaluate cmfs`."""
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], metavar="S",
@@ -280,7 +271,10 @@ def _finish(done, failed, segmenter, views, part, out) -> list[str]:
     if counts:
         found = summary(np.stack(counts), segmenter.classes)
         runs.write_text(part / "scores.csv", frame(found))
-        told += [f"{len(counts)} pictures with labels, 95 % intervals over pictures", *lines(found)]
+        from cmf.studies.commands import lines
+
+        told += [f"{len(counts)} pictures with labels, 95 % intervals over pictures",
+                 *lines(found, absent=ABSENT)]
     legend(segmenter.classes, palette(segmenter.classes), part / "legend.png")
     weights = segmenter.path and dict(file=segmenter.path.name, sha256=sources.sha256(segmenter.path))
     record = runs.provenance(weights=weights, classes=segmenter.classes, failed=failed, scales=views.scales,
