@@ -44,17 +44,30 @@ def simulated(n: int, split: str, seed: int, size: tuple[int, int] = (192, 256))
                     [_bytes(x) for x in made["thermal"]], [text for several in made["captions"] for text in several])
 
 
+def loaded(some: Sequence[pairs.Pair], warm: bool = True, align: str = "refuse") -> Pictures:
+    """Pairs of files. Of their warm things nothing is known: where the infrared is bright for its own picture, above
+    its mean by 1.5 to 2 standard deviations, counts by degrees; nowhere when `warm` is False, as in medical pairs.
+
+    align: of `cmf.datasets.pairs.load`, and raises as that.
+    """
+    made = Pictures([], [], [], [])
+    for pair in some:
+        v, u = (picture.luma for picture in pairs.load(pair, align))
+        bright = np.clip(2 * (u - u.mean()) / (u.std() + 1e-3) - 3, 0, 1) * warm
+        for plane, column in ((v, made.visible), (u, made.infrared), (bright, made.warm)):
+            column.append(_bytes(plane))
+    return made
+
+
 def real(names: Sequence[str] = REAL, split: str = "train") -> Pictures:
-    """Real pairs of the sets `names`. Of their warm things nothing is known: where the infrared is bright for its own
-    picture, above its mean by 1.5 to 2 standard deviations, counts by degrees; in medical pairs nowhere."""
-    visible, infrared, warm = [], [], []
-    for name in names:
-        for pair in pairs.layout(name, split=split):
-            v, u = (picture.luma for picture in pairs.load(pair))
-            bright = np.clip(2 * (u - u.mean()) / (u.std() + 1e-3) - 3, 0, 1) * (not name.endswith("-mri"))
-            for plane, column in ((v, visible), (u, infrared), (bright, warm)):
-                column.append(_bytes(plane))
-    return Pictures(visible, infrared, warm, [])
+    """Real pairs of the sets `names`, see `loaded`."""
+    made = [loaded(pairs.layout(name, split=split), not medical(name)) for name in names]
+    return sum(made[1:], made[0])
+
+
+def medical(name: str) -> bool:
+    """Whether a set of pairs is medical, so that nothing in it is warm."""
+    return name.endswith("-mri")
 
 
 class Texts:

@@ -95,12 +95,20 @@ def real(names: Sequence[str] = tuple(REAL), most: int | None = None) -> Several
 
     Raises FileNotFoundError where a set is not here, and ValueError, as `cmf.datasets.pairs.layout`.
     """
+    return loaded([(pair, name) for name in names for pair in pairs.layout(name, split="test")], most)
+
+
+def loaded(some: Sequence[tuple[pairs.Pair, str]], most: int | None = None, align: str = "refuse") -> Several:
+    """Pairs of files with the name of the set of each, all or at most so many of each set, evenly over its order.
+
+    align: of `cmf.datasets.pairs.load`, and raises as that.
+    """
     found = []
-    for name in names:
-        own = pairs.layout(name, split="test")
+    for name in dict.fromkeys(name for _, name in some):
+        own = [pair for pair, of in some if of == name]
         if most is not None and most < len(own):
             own = [own[k] for k in np.linspace(0, len(own) - 1, most).round().astype(int)]
-        found += [(REAL[name], pair, *pairs.load(pair)) for pair in own]
+        found += [(REAL.get(name, name), pair, *pairs.load(pair, align)) for pair in own]
     groups, own, visible, infrared = map(list, zip(*found, strict=True))
     return Several([pair.stem for pair in own], groups, visible, infrared, [None] * len(own), [""] * len(own))
 

@@ -4,10 +4,12 @@ Axes: B pictures, H, W rows and columns.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,7 +19,7 @@ from cmf.encoders.clip import CLIP
 from cmf.methods.cmi_fusion import CMIFusion
 from cmf.simulate.prompts import FAMILIES
 from cmf.studies import asked
-from cmf.studies.asked import Asked, Texts
+from cmf.studies.asked import Asked, Pictures, Texts
 from cmf.studies.fusing import TRAINED
 from cmf.training import Recipe, Result, fit
 
@@ -94,13 +96,20 @@ def train(network, data: Asked, held: Asked, recipe: Recipe = RECIPE, criterion:
     """Train a network; the epoch of the least loss on `held` counts."""
     criterion = replace(criterion or Criterion(), network=network)
     network.fit_text(data.texts.all())
+    return fit(network, data, criterion, recipe, score=judge(criterion, held), run=run, label=label)
+
+
+def judge(criterion: Criterion, held: Asked) -> Callable[[torch.nn.Module], float]:
+    """The score of a network: less the mean loss over batches of `held`."""
     batches = [held.__getitems__(list(range(k, min(k + 8, len(held))))) for k in range(0, len(held), 8)]
 
     @torch.no_grad()
     def score(model) -> float:
-        return -float(sum(criterion(model(batch), batch)["loss"] for batch in batches)) / len(batches)
+        device = next(model.parameters()).device
+        here = (send_to_device(batch, device) for batch in batches)
+        return -float(sum(criterion(model(batch), batch)["loss"] for batch in here)) / len(batches)
 
-    return fit(network, data, criterion, recipe, score=score, run=run, label=label)
+    return score
 
 
 def learn_to_read(network, texts: Texts, rounds: int = 16, lr: float = 2e-3, seed: int = 0) -> float:
@@ -127,6 +136,34 @@ def learn_to_read(network, texts: Texts, rounds: int = 16, lr: float = 2e-3, see
         return float((understood(batch["text"], batch["text_mask"]).argmax(1) == truth).float().mean())
 
 
+def teach(pictures: Pictures, held: Pictures, recipe: Recipe = RECIPE, rounds: int = 2, start: Path | None = START,
+          read: bool = True, size: int = 128, looks: int = 1, run: Path | None = None, label: str = "CMI-Fusion"):
+    """Train a network on crops of pairs with sentences.
+
+    Args:
+        pictures, held: to learn from, and to choose the epoch by. rounds: crops of each pair. size: their side.
+        looks: crops of each pair of `held`, each with a sentence of its own.
+        start: weights to begin with; None: an untrained network. read: learn the words first, see `learn_to_read`.
+        run, label: as of `cmf.training.fit`.
+
+    Returns the network, its text encoder, the `Result`, and the loss on `held` before the first step.
+
+    Raises FileNotFoundError, ValueError: no weights to begin with, or of another shape, as `cmf.weights.load`.
+    """
+    encoder = CLIP("small", device="cpu", precision="float32")
+    data = Asked(pictures, Texts(encoder, "train", pictures.captions), size, rounds, recipe.seed)
+    other = Asked(held, Texts(encoder, "validation", held.captions, each=60), size, looks, recipe.seed + 1)
+    runs.seed_everything(recipe.seed)
+    network = CMIFusion()
+    if start is not None:
+        weights.load(start, network)
+    if read:
+        learn_to_read(network, data.texts, seed=recipe.seed)
+    network.fit_text(data.texts.all())
+    before = -judge(Criterion(network=network), other)(network.eval())
+    return network, encoder, train(network, data, other, recipe, run=run, label=label), before
+
+
 def ready(path: Path = TRAINED, simulated_pairs: int = 250, recipe: Recipe = RECIPE, rounds: int = 2,
           run: Path | None = None, start: Path | None = START) -> Result:
     """Train the network of `python -m cmf fuse` on simulated and real training pairs and write its weights.
@@ -141,15 +178,7 @@ def ready(path: Path = TRAINED, simulated_pairs: int = 250, recipe: Recipe = REC
     """
     train_set = asked.real() + asked.simulated(simulated_pairs, "train", recipe.seed)
     held_set = asked.real(("roadscene", "tno"), "validation") + asked.simulated(24, "validation", recipe.seed)
-    encoder = CLIP("small", device="cpu", precision="float32")
-    data = Asked(train_set, Texts(encoder, "train", train_set.captions), rounds=rounds, seed=recipe.seed)
-    held = Asked(held_set, Texts(encoder, "validation", held_set.captions, each=60), seed=recipe.seed + 1)
-    runs.seed_everything(recipe.seed)
-    network = CMIFusion()
-    if start is not None:
-        weights.load(start, network)
-    learn_to_read(network, data.texts, seed=recipe.seed)
-    result = train(network, data, held, recipe, run=run)
+    network, encoder, result, _ = teach(train_set, held_set, recipe, rounds, start, run=run)
     weights.save(path, network, network.shape, text_encoder=encoder.fingerprint(), licence="MIT",
                  data=f"{len(train_set) - simulated_pairs} real pairs ({', '.join(asked.REAL)}) and {simulated_pairs} "
                       "simulated ones",

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from cmf import paths
-from cmf.studies import anomaly, classifying, collected, commands, labelling, tracking, watching
+from cmf.studies import anomaly, classifying, collected, commands, labelling, pairing, tracking, watching
 from cmf.studies.collected import ARMS, NAMES
 from cmf.studies.score import quiet, writable
 from cmf.studies.watching import Watcher
@@ -36,7 +36,7 @@ def evaluate_arguments(parser) -> None:
 
 
 def _methods(parser, function: str, own) -> None:
-    known = dict(sacmf=classifying, cmaf=None, cmfs=labelling)
+    known = dict(sacmf=classifying, cmaf=None, cmi_fusion=pairing, cmfs=labelling)
     methods = parser.add_subparsers(dest="method", required=True, metavar=" or ".join(known))
     for name, module in known.items():
         (getattr(module, function) if module else own)(methods.add_parser(name, help=f"the options of {name}"))
