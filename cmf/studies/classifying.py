@@ -1,4 +1,4 @@
-"""`python -m cmf train sacmf` and `python -m cmf evaluate sacmf`, alone or under torchrun.
+"""`python -m cmf train sacmf` and `python -m cmf evaluate sacmf`.
 
 Targets come from two folders, the simulator or the ZTF pack. Those of a folder or pack are divided by
 `cmf.studies.commands.divided`: of each class a fifth for validation, which chooses the epoch, and a fifth for the test.

@@ -1,4 +1,4 @@
-"""`python -m cmf train cmi_fusion` and `python -m cmf evaluate cmi_fusion`, alone or under torchrun.
+"""`python -m cmf train cmi_fusion` and `python -m cmf evaluate cmi_fusion`.
 
 Pairs come from folders, sets by name, or the simulator. Those of folders and sets without parts of their own are
 divided by name: the last fifth is for the test, the fifth before it for validation, which chooses the epoch. Names
