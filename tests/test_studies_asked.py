@@ -186,7 +186,7 @@ def test_of_real_pictures_bright_is_warm_by_degrees_and_medical_nowhere(monkeypa
     heat[10:14, 10:14] = 0.5
     read = Picture(np.full((20, 20), 0.5, np.float32), None), Picture(heat, None)
     monkeypatch.setattr(pairs, "layout", lambda name, split: [SimpleNamespace(stem="1")])
-    monkeypatch.setattr(pairs, "load", lambda pair: read)
+    monkeypatch.setattr(pairs, "load", lambda pair, align: read)
     street, brain = asked.real(["tno"]), asked.real(["ct-mri"])
     assert street.warm[0][0, 0] == 255 > street.warm[0][12, 12] > 0 == street.warm[0][19, 0]
     assert not brain.warm[0].any() and np.array_equal(street.infrared[0], np.round(heat * 255)) and not brain.captions
