@@ -163,8 +163,8 @@ def measures(model: Classifier, targets: TargetSet) -> pd.DataFrame:
 def _train(options) -> None:
     quiet()
     name = Path(options.data).name
-    out = commands.weights_file(options.out, "sacmf", name)
     tracking.check(options.track)
+    out = commands.weights_file(options.out, "sacmf", name)
     sets, digest = parts(options)
     train = sets["train"]
     recipe = recipe_for(len(train), options.seed, **commands.changed(options))

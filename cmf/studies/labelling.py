@@ -154,8 +154,8 @@ def _train(options) -> None:
     if options.profile == "demo" or "WORLD_SIZE" in os.environ:
         torch.set_num_threads(1)       # small networks wait for each other on more, and one gives equal numbers
     main, name, profile = commands.main_process(), Path(options.data).name, PROFILES[options.profile]
-    out = commands.weights_file(options.out, "cmfs", name)
     tracking.check(options.track)
+    out = commands.weights_file(options.out, "cmfs", name)
     recipe = Recipe(**profile.recipe | commands.changed(options) | dict(seed=options.seed))
     folder = Path(options.checkpoints or paths.build() / "runs" / f"cmfs_{name}_{options.profile}_{options.seed}")
     some = sets(options, profile)

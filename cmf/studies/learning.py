@@ -66,8 +66,8 @@ def _evaluate_arguments(parser) -> None:
 def _train(options) -> None:
     quiet()
     encoders, name = watching.ENCODERS[options.encoders], Path(options.data).name
-    out = commands.weights_file(options.out, "cmaf", name)
     tracking.check(options.track)
+    out = commands.weights_file(options.out, "cmaf", name)
     recipe = replace(collected.RECIPE, epochs=options.epochs)
     if options.data == "surveillance":
         count = anomaly.CLIPS["train"] if options.clips is None else options.clips

@@ -158,8 +158,8 @@ def _train(options) -> None:
     name, out = name_of(options), None
     if options.crop < LEAST or options.steps < 1:
         raise ValueError(f"--crop {options.crop} and --steps {options.steps}: expected {LEAST} and 1 or more")
-    out = commands.weights_file(options.out, "cmi_fusion", name)
     tracking.check(options.track)
+    out = commands.weights_file(options.out, "cmi_fusion", name)
     start = None if options.start == "none" else Path(options.start)
     if start is not None:
         Fuser.load(start, "cpu")                # refuses weights of another architecture or text encoder
