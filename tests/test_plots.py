@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 
 import numpy as np
 import pandas as pd
@@ -106,3 +107,30 @@ def test_values_are_merged_sorted_and_rounded(folder):
         plots.value("f1", float("nan"))
     with pytest.raises(ValueError, match="a value's name has lower-case letters"):
         plots.value("F1", 1)
+
+
+class Pair:
+    """As large as a variable of the solver of layouts, so that it takes its places in memory."""
+
+    __slots__ = ("one", "other")
+
+
+def test_axes_stand_in_the_same_place_whatever_the_memory_looks_like(folder):
+    fig, axes = plots.figure(2, 2, sharex=True)
+    for ax in axes.flat:
+        ax.plot([100, 1000], [0.1, 0.02], label="n")
+        ax.set(title="t", xlabel="pairs", ylabel="error / nats")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center")
+    aside = fig.add_axes((1 / 3, 1 / 3, 0.1, 0.1))
+    aside.set_in_layout(False)
+    rng, seen = random.Random(1), set()
+    for k in range(12):
+        places = [Pair() for _ in range(4000)]
+        rng.shuffle(places)
+        del places                                       # the next variables take these places, in this order
+        fig.get_layout_engine().execute(fig)
+        if k > 2:                                        # decorations have settled
+            seen.add(tuple(edge for ax in axes.flat for edge in ax.get_position(original=True).extents))
+    assert len(seen) == 1 and all(edge == round(edge, 5) for edge in seen.pop())
+    assert all(ax.get_in_layout() for ax in axes.flat)
+    assert aside.get_position().x0 == 1 / 3, "what is out of the layout stays"
