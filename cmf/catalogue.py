@@ -133,6 +133,15 @@ ENTRIES: dict[str, Entry] = {
         licence="none stated; asks to be cited", citation="Mahadevan, Li, Bhalodia and Vasconcelos 2010, CVPR",
         layout="frames.csv; train and test clips of JPEG frames; test_masks_360x240_packbits.npz",
         how="place the packed folder there; original: http://www.svcl.ucsd.edu/projects/anomaly/dataset.htm"),
+    "ucf_crime": Entry(
+        "data", "ucf_crime", licence="as its page states; research use",
+        citation="Sultani, Chen and Shah 2018, CVPR (UCF-Crime)",
+        layout="Anomaly_Train.txt, Anomaly_Test.txt, the temporal annotation of test videos, videos at any depth",
+        how="follow https://www.crcv.ucf.edu/projects/real-world/ and unpack the set there"),
+    "xd_violence": Entry(
+        "data", "xd_violence", licence="as its page states; research use",
+        citation="Wu et al. 2020, ECCV (XD-Violence)", layout="train, test with videos, annotations.txt",
+        how="follow https://roc-ng.github.io/XD-Violence/ and unpack the set there"),
     "deepspace-sim": Entry(
         "generated", "deepspace-sim", licence="MIT", citation="cmf.simulate.deepspace",
         layout="train/2D, train/1D; images, sequences",

@@ -61,7 +61,7 @@ def make(folder: Path) -> Path:
     (folder / "cmf").mkdir(parents=True)
     (folder / "notebooks").mkdir()
     (folder / "pyproject.toml").write_text("")
-    for name in ("__init__", "paths", "sources", "cache", "runs", "plots"):
+    for name in ("__init__", "paths", "sources", "cache", "catalogue", "runs", "plots"):
         shutil.copy(ROOT / "cmf" / f"{name}.py", folder / "cmf")
     shutil.copytree(ROOT / "cmf" / "book", folder / "cmf" / "book", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "cmf" / "base.py").write_text('"""Base."""\n\nimport pandas as pd\n\n\ndef frame(**c):\n'

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "paths": set(), "sources": set(), "cache": {"sources"}, "runs": {"cache", "paths", "sources"},
     "metrics": set(), "copula": set(), "blocks": set(), "catalogue": set(), "simulate": set(), "weights": set(),
     "plots": {"paths", "runs"},  # a figure carries the provenance of its run
-    "book": {"paths", "runs", "sources"}, "paper": {"paths"}, "site": {"paths"},
+    "book": {"catalogue", "paths", "runs", "sources"}, "paper": {"paths"}, "site": {"paths"},
     "audit": {"book", "catalogue", "paper", "paths", "runs", "sources", "weights"},
     "datasets": {"simulate", "catalogue"}, "losses": {"copula", "blocks"}, "fusion_losses": set(),
     "segmentation_losses": {"blocks", "fusion_losses"},

@@ -6,14 +6,16 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import project
 import pytest
 
+from cmf import catalogue
 from cmf.book import __main__ as command
-from cmf.book import parameters, plan
+from cmf.book import needs, parameters, plan
 
 
 @pytest.fixture(scope="module")
@@ -273,14 +275,60 @@ def test_numbers_words_and_none_are_taken_as_meant(fresh):
     ("03_x: {power: 1}", "names 03_x; the notebooks are: 01_one, 02_two"),
     ("01_one: {powr: 1}", "01_one: no parameter 'powr'; 01_one takes"),
     ("01_one: {power: two}", "01_one: power takes int, got 'two'"),
-    ("requires: CMF_X", "requires must be a list of variable names, got 'CMF_X'"),
-    ("requires: [CMF_X]", "profile p needs the environment variable CMF_X; set it, for instance: make figures"),
+    ("requires: CMF_X", "requires must be a list of names, got 'CMF_X'"),
+    ("01_one: {requires: 3}", "requires must be a list of names, got 3"),
+    ("requires: [CMF_X]", "the environment variable CMF_X is not set; set it, for instance: make figures"),
+    ("requires: [ucsd_pet2]", "unknown name 'ucsd_pet2'; did you mean ucsd_ped2?"),
 ])
 def test_profiles_are_refused(fresh, text, message):
     (fresh / "notebooks" / "profiles").mkdir()
     (fresh / "notebooks" / "profiles" / "p.yaml").write_text(text)
     with pytest.raises(ValueError, match=re.escape(message)):
         plan.jobs(fresh, "p")
+
+
+def test_what_a_profile_lacks_is_told_at_once_and_for_the_chosen_notebooks_alone(fresh, monkeypatch, tmp_path):
+    (fresh / "notebooks" / "profiles").mkdir()
+    (fresh / "notebooks" / "profiles" / "p.yaml").write_text(
+        "01_one: {requires: [CMF_X, mfnet]}\n02_two: {requires: [gpu, mfnet, inception_v3]}\n")
+    monkeypatch.setenv("CMF_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("CMF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(needs, "_gpu", lambda: False)
+    with pytest.raises(ValueError) as refused:
+        plan.jobs(fresh, "p")
+    head, *lines = str(refused.value).splitlines()
+    assert head == "profile p lacks 4 of what it needs; nothing has been run. `ONLY` chooses notebooks"
+    for line, words in zip(lines, (("01_one: the environment variable CMF_X is not set", "PROFILE=p CMF_X=/path/to"),
+                                   ("01_one, 02_two: mfnet is not here", "https://www.mi.t.u-tokyo.ac.jp/"),
+                                   ("02_two: no GPU that torch can use is here", "python -m cmf doctor"),
+                                   ("02_two: inception_v3 is not here", "python -m cmf data get inception_v3")),
+                           strict=True):
+        assert all(word in line for word in words), line
+    monkeypatch.setattr(needs, "_gpu", lambda: True)
+    with pytest.raises(ValueError, match="lacks 2 of what it needs.*\n  02_two: mfnet is not here"):
+        plan.jobs(fresh, "p", only=["02"])
+    for name in ("mfnet", "inception_v3"):
+        (tmp_path / "data" / catalogue.entry(name).place).mkdir(parents=True)
+    assert [job.name for job in plan.jobs(fresh, "p", only=["02"])] == ["02_two"]
+
+
+def test_a_gpu_is_asked_of_torch(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert needs.lack("gpu", "p") is None
+    monkeypatch.setitem(sys.modules, "torch", None)      # not installed
+    assert "no GPU" in needs.lack("gpu", "p")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (project.ROOT / "notebooks" / "profiles").glob("*.yaml")))
+def test_the_profiles_are_accepted_where_all_is_there(monkeypatch, tmp_path, name):
+    for one in catalogue.ENTRIES.values():
+        (tmp_path / one.place).mkdir(parents=True)
+    monkeypatch.setenv("CMF_DATA", str(tmp_path))
+    monkeypatch.setattr(needs, "_gpu", lambda: True)
+    made = plan.jobs(project.ROOT, name)
+    assert [job.name for job in made] == plan.notebooks(project.ROOT)
+    assert all(bool(job.given) != bool(job.skip) or name == "full" and job.name == "02_features" for job in made)
+    assert all(job.target == project.ROOT / "figures" / name for job in made)
 
 
 @pytest.mark.parametrize("cell, message", [

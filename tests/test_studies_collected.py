@@ -152,6 +152,15 @@ def test_folders_need_labels(tmp_path):
     assert collected.find(str(tmp_path), "validation") == []
 
 
+def test_a_collection_over_seeds(clips, encoders):
+    table = collected.over_seeds(str(clips), encoders, 2, Recipe(epochs=1, batch=8))
+    assert list(table) == ["seed", "measure", "value", "low", "high"]
+    auc = table[table.measure == "roc_auc"]
+    assert auc.seed.tolist() == [1, 2] and auc.value.between(0, 1).all() and auc.value.nunique() == 2
+    with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
+        collected.over_seeds(str(clips), encoders, 0)
+
+
 def test_ped2_takes_a_weak_split(monkeypatch):
     items = [VideoItem(f"train/{k:02d}", None, "normal", "train", ()) for k in range(1, 17)]
     items += [VideoItem(f"test/{k:02d}", None, "anomalous", "test", ((0, 9),)) for k in range(1, 13)]

@@ -155,20 +155,21 @@ def spread(assignments: Iterable[str], books: Mapping[str, Mapping[str, Paramete
     return given
 
 
-def profile(root: Path, name: str, books: Iterable[str]) -> tuple[dict[str, dict], list[str], dict[str, str]]:
+def profile(root: Path, name: str, books: Iterable[str]
+            ) -> tuple[dict[str, dict], dict[str, list[str]], dict[str, str]]:
     """A profile from notebooks/profiles/<name>.yaml; "demo" is the notebooks' own defaults and has no file.
 
     The file maps notebook names to parameters; `skip: reason` among them leaves a notebook out, and
-    `requires: [NAME]` at the top lists environment variables that must be set.
+    `requires: [NAME]`, among them or at the top for all notebooks, lists what must be here: see `cmf.book.needs`.
 
     Returns:
-        Parameters by notebook, required variables, reasons of skipping by notebook.
+        Parameters by notebook, needs by notebook, reasons of skipping by notebook.
 
     Raises:
         ValueError: an unknown profile, a file that is no such mapping, or an unknown notebook.
     """
     if name == "demo":
-        return {}, [], {}
+        return {}, {}, {}
     folder = root / "notebooks" / "profiles"
     path = folder / f"{name}.yaml"
     if not path.is_file():
@@ -183,13 +184,15 @@ def profile(root: Path, name: str, books: Iterable[str]) -> tuple[dict[str, dict
     if not isinstance(content, dict) or not all(k == "requires" or isinstance(v or {}, dict)
                                                 for k, v in content.items()):
         raise ValueError(f"{path.relative_to(root)} must map notebook names to parameters, got {content!r}")
-    requires = content.pop("requires", [])
-    if not isinstance(requires, list) or not all(isinstance(word, str) for word in requires):
-        raise ValueError(f"{path.relative_to(root)}: requires must be a list of variable names, got {requires!r}")
+    for_all = content.pop("requires", [])
     unknown = sorted(set(content) - set(books))
     if unknown:
         raise ValueError(f"{path.relative_to(root)} names {', '.join(map(str, unknown))}; the notebooks are: "
                          f"{', '.join(books)}")
     given = {book: dict(values or {}) for book, values in content.items()}
     skip = {book: str(values.pop("skip")) for book, values in given.items() if "skip" in values}
-    return given, requires, skip
+    own = {book: values.pop("requires", []) for book, values in given.items()}
+    for words in (for_all, *own.values()):
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"{path.relative_to(root)}: requires must be a list of names, got {words!r}")
+    return given, {book: for_all + own.get(book, []) for book in books}, skip

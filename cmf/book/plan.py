@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cmf import runs, sources
-from cmf.book import parameters
+from cmf.book import needs, parameters
 
 
 @dataclass
@@ -89,19 +89,16 @@ def jobs(root: Path, profile: str, assignments: Sequence[str] = (), only: Sequen
     the figures of a profile.
 
     Raises:
-        ValueError: anything unknown in the profile, the assignments or `only`, or a variable that the
-            profile requires and is not set.
+        ValueError: anything unknown in the profile, the assignments or `only`, or something that the profile
+            requires for these notebooks and that is not here.
     """
     root = root.resolve()
     names = choose(root, only)
     known = {name: parameters.read(root / "notebooks" / f"{name}.py") for name in notebooks(root)}
     stored, requires, skip = parameters.profile(root, profile, known)
-    for word in requires:
-        if not os.environ.get(word):
-            raise ValueError(f"profile {profile} needs the environment variable {word}; "
-                             f"set it, for instance: make figures PROFILE={profile} {word}=/path/to/data")
     checked = {name: parameters.check(name, known[name], stored.get(name, {})) for name in known}
     added = parameters.spread(assignments, {name: known[name] for name in names})
+    needs.check(profile, {name: requires.get(name, []) for name in names if name not in skip})
     folder, target = root / "build" / profile, root / "figures" / profile
     if assignments:
         mark = hashlib.sha256("\n".join(sorted(assignments)).encode()).hexdigest()[:8]

@@ -253,6 +253,31 @@ def evaluation(scores: list, labels: list, abnormal: Sequence[bool] | None, thre
     return pd.DataFrame(rows + [dict(measure=k, value=v, low=np.nan, high=np.nan) for k, v in others.items()])
 
 
+def over_seeds(name: str, encoders: Encoders, seeds: int = 3, recipe: Recipe = RECIPE,
+               folder: str | None = None) -> pd.DataFrame:
+    """CMAF taught with one label a video and measured on the test videos of a collection, with seeds 1, 2, ...
+
+    name, folder: as of `find`. Columns: seed, then those of `evaluation`. A fifth of the training videos, the same for
+    all seeds, chooses epoch and threshold where the collection has no validation part.
+
+    Raises:
+        ValueError: fewer than one seed, and as `find`.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    items, aside = (find(name, split, folder) for split in ("train", "validation"))
+    if not aside:
+        items, aside = held_out(items, 1)
+    train, validation, test = (collect(some, encoders) for some in (items, aside, find(name, "test", folder)))
+    rows = []
+    for seed in range(1, seeds + 1):
+        watcher = teach(train, validation, encoders, seed, recipe)
+        scores, truth = test.frames(watcher, encoders)
+        rows.append(evaluation(scores, truth, [item.anomalous for item in test.items], watcher.settings.threshold)
+                    .assign(seed=seed))
+    return pd.concat(rows, ignore_index=True)[["seed", "measure", "value", "low", "high"]]
+
+
 def simulated(watcher: Watcher, encoders: Encoders, count: int, seed: int) -> tuple[list, list, list]:
     """Frame scores and labels and video labels of simulated test clips."""
     clips = simulate_clips(count, "test", seed)
