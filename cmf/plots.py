@@ -4,12 +4,14 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.transforms import Bbox
@@ -72,6 +74,46 @@ def figure(rows: int = 1, columns: int = 1, *, width: float = COLUMN, height: fl
     plt.rcParams.update(STYLE)
     size = (width, height or 0.75 * width / columns * rows)
     return plt.subplots(rows, columns, figsize=size, layout=Layout(), **more)
+
+
+def picture(ax: Axes, pixels: np.ndarray, title: str | None = None, **more) -> None:
+    """Show a picture without ticks, grid and frame.
+
+    Args:
+        pixels: (H, W) or (H, W, 3), as `Axes.imshow` takes it. title: small, above it; empty or None: none.
+        more: passed to `Axes.imshow`.
+    """
+    ax.imshow(pixels, **more)
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    if title:
+        ax.set_title(title, pad=2, fontsize=6.5)
+
+
+def bars(ax: Axes, names: pd.Series, x: pd.Series, low: pd.Series, high: pd.Series) -> None:
+    """Points with their intervals, a name a line; a point outside its interval has no bar on that side."""
+    ax.errorbar(x, names, xerr=[(x - low).clip(0), (high - x).clip(0)], fmt="o")
+
+
+def arms(axes: Sequence[Axes], table: pd.DataFrame, score: str, ours: str) -> None:
+    """A table of arms: on the left the score of each, on the right what `ours` is ahead of each other arm.
+
+    Args:
+        axes: two panels that share y.
+        table: a row an arm, drawn from the top: arm, the column `score` with low and high, and difference with
+            difference_low and difference_high (ours minus the arm).
+
+    Raises:
+        ValueError: no arm of the name `ours`.
+    """
+    order = table.iloc[::-1]
+    if ours not in set(order.arm):
+        raise ValueError(f"no arm {ours!r} in the table; there are {', '.join(table.arm)}")
+    bars(axes[0], order.arm, order[score], order.low, order.high)
+    gaps = order[["difference", "difference_low", "difference_high"]].where(order.arm != ours)
+    bars(axes[1], order.arm, gaps.difference, gaps.difference_low, gaps.difference_high)
+    axes[1].axvline(0, color="black", lw=0.8)
 
 
 def save(fig: Figure, name: str, data: pd.DataFrame | Mapping[str, pd.DataFrame] | None = None, *,

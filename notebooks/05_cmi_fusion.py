@@ -57,16 +57,6 @@ simulated = data == "simulated"
 COLOUR = dict(zip(["CMI-Fusion", "pixel maximum", "Laplacian pyramid", "pixel mean"], plots.COLOURS, strict=False))
 ASKED = {"heat": "warm things", "texture": "visible texture", "brighten": "a dark picture", "denoise": "noise"}
 
-
-def show(ax, picture, title=None, **more):
-    ax.imshow(picture, **more)
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
-    if title:
-        ax.set_title(title, pad=2, fontsize=6.5)
-
-
 # %% [markdown]
 # ## The network and the pairs
 #
@@ -99,10 +89,11 @@ fig, axes = plots.figure(len(few), 4, width=plots.PAGE, height=1.4 * len(few) + 
 for k, row in enumerate(axes):
     visible, infrared, colours = few.visible[k], few.infrared[k], few.visible[k].chroma
     balanced = fuser.fuse(visible, infrared)
-    show(row[0], fused.rgb(visible), "" if k else "visible" + "; CT, PET, SPECT" * (not simulated))
-    show(row[1], fused.rgb(infrared), "" if k else "infrared" + (", warm bodies outlined" if simulated else "; MRI"))
-    show(row[2], fused.rgb(np.maximum(visible.luma, infrared.luma), colours), "" if k else "pixel maximum")
-    show(row[3], fused.rgb(balanced), "" if k else "CMI-Fusion")
+    plots.picture(row[0], fused.rgb(visible), "" if k else "visible" + "; CT, PET, SPECT" * (not simulated))
+    plots.picture(row[1], fused.rgb(infrared),
+                  "" if k else "infrared" + (", warm bodies outlined" if simulated else "; MRI"))
+    plots.picture(row[2], fused.rgb(np.maximum(visible.luma, infrared.luma), colours), "" if k else "pixel maximum")
+    plots.picture(row[3], fused.rgb(balanced), "" if k else "CMI-Fusion")
     row[0].set_ylabel(few.groups[k], fontsize=7)
     if few.warm[k] is not None:
         row[1].contour(few.warm[k], [0.5], colors=plots.COLOURS[1], linewidths=0.7)
@@ -132,11 +123,11 @@ if simulated:
     fig, axes = plots.figure(4, 5, width=plots.PAGE, height=5.0)
     for row, got, k in zip(axes, answers, chosen.values(), strict=True):
         colours = few.visible[k].chroma
-        show(row[0], fused.rgb(got.visible, colours), "visible")
-        show(row[1], fused.rgb(got.infrared), "infrared")
-        show(row[2], fused.rgb(got.balanced, colours), "no sentence")
-        show(row[3], fused.rgb(got.told, colours), fill(f'"{got.sentence}"', 30))
-        show(row[4], 255 * (got.told - got.balanced), "difference", cmap="RdBu_r", vmin=-50, vmax=50)
+        plots.picture(row[0], fused.rgb(got.visible, colours), "visible")
+        plots.picture(row[1], fused.rgb(got.infrared), "infrared")
+        plots.picture(row[2], fused.rgb(got.balanced, colours), "no sentence")
+        plots.picture(row[3], fused.rgb(got.told, colours), fill(f'"{got.sentence}"', 30))
+        plots.picture(row[4], 255 * (got.told - got.balanced), "difference", cmap="RdBu_r", vmin=-50, vmax=50)
         row[0].set_ylabel(ASKED[got.family], fontsize=7)
     fig.colorbar(axes[0, 4].images[0], ax=axes, shrink=0.5, label="grey levels", extend="both")
     table = pd.DataFrame([dict(family=got.family, sentence=got.sentence,
@@ -275,9 +266,9 @@ if simulated:
 # %%
 if simulated:
     fig, axes = plots.figure(2, -(-(1 + len(words)) // 2), width=plots.PAGE, height=2.6)
-    show(axes.flat[0], fused.rgb(fuser.fuse(visible, infrared, answers[0].sentence)), "fused")
+    plots.picture(axes.flat[0], fused.rgb(fuser.fuse(visible, infrared, answers[0].sentence)), "fused")
     for ax, word, share in zip(axes.flat[1:], words, seen, strict=False):
-        show(ax, share / share.mean(), f"{word}: {share.mean():.2f}", cmap="PuOr_r", norm=LogNorm(0.5, 2))
+        plots.picture(ax, share / share.mean(), f"{word}: {share.mean():.2f}", cmap="PuOr_r", norm=LogNorm(0.5, 2))
     for ax in axes.flat[1 + len(words):]:
         ax.axis("off")
     bar = fig.colorbar(axes.flat[1].images[0], ax=axes, shrink=0.7, label="attention / its mean", extend="both",

@@ -100,14 +100,8 @@ print("arms that are better than SA-CMF beyond the noise of seeds:", list(better
 print("of these, corrected for all arms (t_holm < 0.05):", list(better[better.t_holm < 0.05].index) or "none")
 
 # %%
-order = arms.iloc[::-1]
 fig, axes = plots.figure(1, 2, width=plots.PAGE, height=3.0, sharey=True)
-bars = lambda ax, x, low, high: ax.errorbar(x, order.arm, xerr=[(x - low).clip(0), (high - x).clip(0)], fmt="o")
-bars(axes[0], order.macro_f1, order.low, order.high)
-gaps = ["difference", "difference_low", "difference_high"]
-others = order.assign(**{k: order[k].where(order.arm != "SA-CMF") for k in gaps})
-bars(axes[1], others.difference, others.difference_low, others.difference_high)
-axes[1].axvline(0, color="black", lw=0.8)
+plots.arms(axes, arms, "macro_f1", "SA-CMF")
 axes[1].set_xscale("symlog", linthresh=0.02)
 axes[0].set_xlabel("macro F1, five seeds, 95 % interval")
 axes[1].set_xlabel("SA-CMF minus arm (linear within 0.02)")
@@ -183,12 +177,8 @@ print("arms that are better than CMAF beyond the noise of seeds:", list(step[ste
 print("arms apart from CMAF, corrected for all arms (t_holm < 0.05):", list(step[step.t_holm < 0.05].index) or "none")
 
 # %%
-order = steps.iloc[::-1]
 fig, axes = plots.figure(1, 2, width=plots.PAGE, height=3.1, sharey=True)
-bars(axes[0], order.roc_auc, order.low, order.high)
-others = order.assign(**{k: order[k].where(order.arm != "CMAF") for k in gaps})
-bars(axes[1], others.difference, others.difference_low, others.difference_high)
-axes[1].axvline(0, color="black", lw=0.8)
+plots.arms(axes, steps, "roc_auc", "CMAF")
 axes[1].set_xscale("symlog", linthresh=0.02)
 axes[0].set_xlabel(f"frame AUC, {clips.seed.nunique()} seeds, 95 % interval")
 axes[1].set_xlabel("CMAF minus arm (linear within 0.02)")
@@ -261,7 +251,7 @@ fig, axes = plots.figure(1, 4, width=plots.PAGE, height=3.3, sharey=True)
 each = fused.groupby(["arm", "seed"])[list(labels)].mean().reset_index()
 for ax, (measure, label) in zip(axes, labels.items(), strict=True):
     order = found[measure].iloc[::-1]
-    bars(ax, order[measure], order.low, order.high)
+    plots.bars(ax, order.arm, order[measure], order.low, order.high)
     ax.plot(each[measure], each.arm, "|", color=plots.COLOURS[1], ms=6)
     ax.set_xlabel(label)
 plots.save(fig, "cmi_arms", pd.concat(found.values(), keys=found, names=["measure"]).reset_index(0),
@@ -311,7 +301,7 @@ labels = dict(response="heat minus texture,\nwarm things (levels)", error="off w
 fig, axes = plots.figure(1, 4, width=plots.PAGE, height=2.3)
 for ax, (measure, label) in zip(axes, labels.items(), strict=True):
     order = (heard | dict(psnr=repaired))[measure].iloc[::-1].rename_axis("arm").reset_index()
-    bars(ax, order[measure], order.low, order.high)
+    plots.bars(ax, order.arm, order[measure], order.low, order.high)
     ax.set_xlabel(label)
 for ax in axes[1:3]:
     ax.set_yticklabels([])
@@ -344,12 +334,8 @@ print("least share of an expert:", labelled.groupby("arm", sort=False).least_loa
 assert mean.set_index("arm").difference_low["visible only"] > 0, "CMFS is not better than the visible camera alone"
 
 # %%
-order = mean.iloc[::-1]
 fig, axes = plots.figure(1, 2, width=plots.PAGE, height=1.8, sharey=True)
-bars(axes[0], order.miou, order.low, order.high)
-others = order.assign(**{k: order[k].where(order.arm != "CMFS") for k in gaps})
-bars(axes[1], others.difference, others.difference_low, others.difference_high)
-axes[1].axvline(0, color="black", lw=0.8)
+plots.arms(axes, mean, "miou", "CMFS")
 axes[0].set_xlabel("mIoU, 95 % interval over scenes")
 axes[1].set_xlabel("CMFS minus arm")
 plots.save(fig, "cmfs_arms", pd.concat([mean.assign(foreground=False), front.assign(foreground=True)]),

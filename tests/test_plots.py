@@ -134,3 +134,28 @@ def test_axes_stand_in_the_same_place_whatever_the_memory_looks_like(folder):
     assert len(seen) == 1 and all(edge == round(edge, 5) for edge in seen.pop())
     assert all(ax.get_in_layout() for ax in axes.flat)
     assert aside.get_position().x0 == 1 / 3, "what is out of the layout stays"
+
+
+def test_a_picture_has_no_frame(folder):
+    fig, axes = plots.figure(1, 2)
+    plots.picture(axes[0], np.zeros((4, 6)), "dark", cmap="gray", vmin=0, vmax=1)
+    plots.picture(axes[1], np.zeros((4, 6, 3), np.uint8), "")
+    assert [ax.get_title() for ax in axes] == ["dark", ""]
+    assert axes[0].images[0].get_cmap().name == "gray" and axes[0].images[0].get_clim() == (0, 1)
+    assert not any(len(ax.get_xticks()) or ax.spines["left"].get_visible() for ax in axes)
+
+
+def test_arms_from_the_top_and_none_against_itself(folder):
+    table = pd.DataFrame(dict(arm=["ours", "less", "other"], score=[0.9, 0.8, 0.5], low=[0.8, 0.7, 0.55],
+                              high=[0.95, 0.9, 0.6], difference=[0.0, 0.1, 0.4], difference_low=[0.0, 0.05, 0.3],
+                              difference_high=[0.0, 0.15, 0.5]))
+    fig, axes = plots.figure(1, 2, sharey=True)
+    plots.arms(axes, table, "score", "ours")
+    scores, gaps = (ax.containers[0] for ax in axes)
+    assert scores[0].get_xdata().tolist() == [0.5, 0.8, 0.9]
+    assert [word.get_text() for word in axes[0].get_yticklabels()] == ["other", "less", "ours"]
+    ends = [sorted(x for x, _ in path) for path in scores[2][0].get_segments()]
+    np.testing.assert_allclose(ends, [[0.5, 0.6], [0.7, 0.9], [0.8, 0.95]])    # no bar to the left of 0.5
+    np.testing.assert_array_equal(gaps[0].get_xdata(), [0.4, 0.1, np.nan])
+    with pytest.raises(ValueError, match="no arm 'mine' in the table; there are ours, less, other"):
+        plots.arms(axes, table, "score", "mine")
