@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from cmf.datasets.targets import TargetDataset, TargetSet, listed
+from cmf.datasets.names import listed
+from cmf.datasets.targets import TargetDataset, TargetSet
 from cmf.simulate.deepspace import CLASSES
 
 __all__ = ["SceneFiles", "TargetDataset", "TargetSet", "from_simulator", "read_inference", "read_picture",

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from cmf import catalogue
-from cmf.datasets.pictures import SUFFIXES, Picture, luma_chroma, read
+from cmf.datasets.names import listed, stems
+from cmf.datasets.pictures import Picture, luma_chroma, read
 
 # name -> (pack in the catalogue, set in the pack, originals in the catalogue); None: there are none
 SETS = {"roadscene": ("infrared_visible", "roadscene", "roadscene"), "tno": ("infrared_visible", "tno", "tno"),
@@ -58,9 +59,9 @@ def match(visible, infrared) -> list[Pair]:
         return [Pair(paths[0].stem, *paths)]
     if not all(path.is_dir() for path in paths):
         raise ValueError(f"{paths[0]} and {paths[1]} are a picture and a folder; give two pictures or two folders")
-    files = [_stems(path) for path in paths]
+    files = [stems(path) for path in paths]
     both = sorted(files[0].keys() & files[1].keys())
-    lonely = [f"in {paths[i]} only: {_listed(sorted(files[i].keys() - both))}" for i in (0, 1)
+    lonely = [f"in {paths[i]} only: {listed(sorted(files[i].keys() - both))}" for i in (0, 1)
               if files[i].keys() - both]
     if not both:
         raise ValueError(f"no name is in both folders; {'; '.join(lonely)}. Partners bear one name, such as 0001.png "
@@ -68,26 +69,6 @@ def match(visible, infrared) -> list[Pair]:
     if lonely:
         warnings.warn(f"pictures without a partner are left out; {'; '.join(lonely)}", stacklevel=2)
     return [Pair(stem, files[0][stem], files[1][stem]) for stem in both]
-
-
-def _stems(folder: Path) -> dict[str, Path]:
-    """Pictures of a folder by their name without suffix."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
-            found.setdefault(path.stem, []).append(path)
-    if not found:
-        raise FileNotFoundError(f"{folder}: no pictures in it; expected files that end in {', '.join(SUFFIXES)}")
-    twice = [" and ".join(path.name for path in paths) for paths in found.values() if len(paths) > 1]
-    if twice:
-        raise ValueError(f"{folder}: one name twice: {_listed(twice)}; keep one of each")
-    return {stem: paths[0] for stem, paths in found.items()}
-
-
-def _listed(names) -> str:
-    from cmf.datasets.targets import listed
-
-    return listed(names)
 
 
 def load(pair: Pair, align: str = "refuse") -> tuple[Picture, Picture]:
@@ -187,7 +168,7 @@ def _packed(name: str, root: Path, own: str) -> list[tuple[Pair, str]]:
         found.append((pair, _block(name, scene) or row["derived_split"]))
     absent = [str(path) for pair, _ in found for path in (pair.visible, pair.infrared) if not path.is_file()]
     if absent or not found:
-        raise FileNotFoundError(f"{root}: {len(absent)} files of {name} are missing ({_listed(absent)}); obtain the "
+        raise FileNotFoundError(f"{root}: {len(absent)} files of {name} are missing ({listed(absent)}); obtain the "
                                 "pack again" if found else f"{root}: the pack's table names no pair of {name}")
     return found
 
@@ -202,7 +183,7 @@ def _published(name: str, root: Path, originals: str) -> list[tuple[Pair, str]]:
               if not (root / folder.format(part)).is_dir()]
     if absent:
         entry = catalogue.entry(originals)
-        raise FileNotFoundError(f"{name}: no folder {_listed(absent)}; to obtain the set: {entry.how}. Layout: "
+        raise FileNotFoundError(f"{name}: no folder {listed(absent)}; to obtain the set: {entry.how}. Layout: "
                                 f"{entry.layout}")
     found = [(pair, part) for part in parts
              for pair in match(*(root / folder.format(part) for folder in folders))]

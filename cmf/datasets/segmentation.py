@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cmf import catalogue
-from cmf.datasets.pairs import _listed, _stems
+from cmf.datasets.names import listed, stems
 from cmf.datasets.pictures import FORMATS, SUFFIXES, read, to_rgb
 from cmf.datasets.segmentation_classes import CLASSES, IGNORED, PALETTE, painted
 
@@ -123,14 +123,14 @@ def _samples(root: Path, names: Path | None, classes: Sequence[str]) -> list[Sam
         folders["visible"] = folders["infrared"] = root / "images"
     for kind, found in folders.items():
         if found is None:
-            there = _listed([path.name for path in sorted(root.iterdir()) if path.is_dir()]) or "none"
+            there = listed([path.name for path in sorted(root.iterdir()) if path.is_dir()]) or "none"
             raise FileNotFoundError(f"{root}: no folder of {kind} pictures; expected one named "
                                     f"{' or '.join(FOLDERS[kind])}, the folders there are: {there}")
-    files = {kind: _stems(found) for kind, found in folders.items()}
-    stems = sorted(set().union(*files.values())) if names is None else _names(names)
+    files = {kind: stems(found) for kind, found in folders.items()}
+    wanted = sorted(set().union(*files.values())) if names is None else _names(names)
     lonely = {}
     samples = []
-    for stem in stems:
+    for stem in wanted:
         turned = stem.endswith(MIRRORED) and not any(stem in found for found in files.values())
         own = stem.removesuffix(MIRRORED) if turned else stem
         absent = [kind for kind, found in files.items() if own not in found]
@@ -140,9 +140,9 @@ def _samples(root: Path, names: Path | None, classes: Sequence[str]) -> list[Sam
             paths = {kind: found[own] for kind, found in files.items()}
             samples.append(Sample(stem, **paths, classes=tuple(classes), mirrored=turned))
     if lonely:
-        where = f"of {len(stems)} names" + (f" in {names.name}" if names else "")
-        listed = "; ".join(f"{kind} of {_listed(found)} (in {folders[kind].name})" for kind, found in lonely.items())
-        raise FileNotFoundError(f"{root}: {where} some have no picture of each kind, missing: {listed}. Add the files, "
+        where = f"of {len(wanted)} names" + (f" in {names.name}" if names else "")
+        told = "; ".join(f"{kind} of {listed(found)} (in {folders[kind].name})" for kind, found in lonely.items())
+        raise FileNotFoundError(f"{root}: {where} some have no picture of each kind, missing: {told}. Add the files, "
                                 "or leave these names out")
     return samples
 
@@ -156,7 +156,7 @@ def _names(path: Path) -> list[str]:
         raise ValueError(f"{path}: the list is empty; write a name of a picture in each line")
     twice = sorted({name for name in found if found.count(name) > 1}) if len(set(found)) < len(found) else []
     if twice:
-        raise ValueError(f"{path}: named twice: {_listed(twice)}; name each picture once")
+        raise ValueError(f"{path}: named twice: {listed(twice)}; name each picture once")
     return found
 
 
@@ -172,7 +172,7 @@ def _packed(root: Path, split: str | None) -> list[Sample]:
                for row in rows if split in (None, row["derived_split"])]
     absent = [str(path) for one in samples for path in (one.visible, one.infrared, one.label) if not path.is_file()]
     if absent:
-        raise FileNotFoundError(f"{root}: {len(absent)} files of cwfid are missing ({_listed(absent)}); obtain the "
+        raise FileNotFoundError(f"{root}: {len(absent)} files of cwfid are missing ({listed(absent)}); obtain the "
                                 "pack again")
     return sorted(samples, key=lambda sample: sample.stem)
 
@@ -222,8 +222,8 @@ def load(sample: Sample, span: tuple[float, float] | None = None) -> tuple[np.nd
     label = _indices(sample.label)
     sizes = {"visible": picture.size, "infrared": thermal.shape, "label": label.shape}
     if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"{kind} {w} x {h}" for kind, (h, w) in sizes.items())
-        raise ValueError(f"{sample.stem}: {listed} pixels (width x height), expected one size; register the pictures, "
+        told = ", ".join(f"{kind} {w} x {h}" for kind, (h, w) in sizes.items())
+        raise ValueError(f"{sample.stem}: {told} pixels (width x height), expected one size; register the pictures, "
                          f"and resize labels ({sample.label}) by the nearest pixel only")
     outside = (label >= len(sample.classes)) & (label != IGNORED)
     if outside.any():

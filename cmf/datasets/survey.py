@@ -24,7 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cmf.datasets.targets import TargetSet, listed
+from cmf.datasets.names import listed
+from cmf.datasets.targets import TargetSet
 
 FRAMES = ("science", "template", "difference")
 ZTF_CHANNELS = ("flux_g", "flux_r", "flux_i", "limit_g", "limit_r", "limit_i")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 import torch
 
-NAMED = 10  # names in an error before the rest is only counted
+from cmf.datasets.names import listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,10 +128,3 @@ class TargetDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
         return {name: tensor[row] for name, tensor in self.tensors.items()}
-
-
-def listed(names) -> str:
-    """The first ten names and how many more there are, for an error message."""
-    names = [str(name) for name in names]
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

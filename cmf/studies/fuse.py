@@ -8,8 +8,6 @@ It is made aside as `<folder>.part` and renamed when it is complete.
 
 import json
 import math
-import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from cmf import runs, sources
+from cmf.datasets.names import listed
 from cmf.datasets.pairs import Pair, load, match
 from cmf.datasets.pictures import Picture, read, to_rgb, write
-from cmf.datasets.targets import listed
+from cmf.studies import folders
 
 SHOWN = 12            # pairs on the contact sheet, at most
 CELL = 300            # pixels: longest side of a picture on it
@@ -100,7 +99,7 @@ def fuse(pairs: Sequence[Pair], fuser, prompts: dict[str, str], folder: Path, al
             loaded = time.perf_counter()
             found = fuser.fuse(visible, infrared, prompts[pair.stem])
         except (ValueError, OSError) as reason:
-            failed[pair.stem] = str(reason) if pair.stem in str(reason) else f"{pair.stem}: {reason}"
+            failed[pair.stem] = folders.why(pair.stem, reason)
             continue
         fused = time.perf_counter()
         tiff = pair.visible.suffix.lower() in (".tif", ".tiff") and found.alpha is None
@@ -185,19 +184,6 @@ def _scores(task) -> dict:
     return dict(stem=one.pair.stem, **fusion.evaluate(*map(levels, (infrared, visible, read(one.path))), 255))
 
 
-def free(out: Path) -> Path:
-    """The folder aside of `out`, new and empty. Raises OSError when `out` holds something or cannot be made."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and is not an empty folder; remove it or choose another one")
-    part = out.with_name(out.name + ".part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-    except OSError as reason:
-        raise OSError(f"{out} cannot be written ({reason.strerror}); give a folder of your own") from reason
-    return part
-
-
 def record(done: Sequence[Done], failed: dict[str, str], fuser) -> dict:
     """What run.json says: weights, text encoder, device, pairs with prompts, sizes and seconds, and what failed."""
     seconds = {name: round(float(np.mean([one.seconds[name] for one in done])), 4) for name in done[0].seconds}
@@ -223,9 +209,7 @@ def arguments(parser) -> None:
                        help="what the pictures should show, as 'highlight warm people'; default: balanced")
     words.add_argument("--prompts", metavar="CSV", help="a sentence for each pair: columns stem and prompt")
     parser.add_argument("--weights", metavar="FILE", help="of a CMIFusion; default: the project's own")
-    parser.add_argument("--align", choices=("refuse", "resize"), default="refuse",
-                        help="resize: an infrared picture of another size takes the visible one's (default: refuse)")
-    parser.add_argument("--device", metavar="D", help="cpu or cuda; default: a GPU where there is one")
+    folders.arguments(parser)
     parser.add_argument("--no-measures", action="store_true", help="leave measures.csv out, which takes the longest")
     parser.add_argument("--jobs", type=int, metavar="N",
                         help="threads of the network, processes that measure; default: all cores")
@@ -245,36 +229,25 @@ def _run(options) -> int:
         torch.set_num_threads(options.jobs)
     fuser = Fuser.load(options.weights or TRAINED, options.device)
     out = Path(options.out).absolute()
-    part, lines = free(out), []
-    try:
+    lines = []
+    with folders.aside(out) as part:
         done, failed = fuse(pairs, fuser, prompts, part, options.align)
         if done:
-            try:
-                lines = _finish(done, failed, fuser, part, out, options)
-            except OSError as reason:
-                raise OSError(f"{out} cannot be written ({reason.strerror or reason}); make room or give a folder of "
-                              "your own") from reason
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    for reason in failed.values():
-        print(f"cmf: {' '.join(reason.split())}", file=sys.stderr)
-    print(*lines, f"{len(done)} of {len(pairs)} pairs fused" + (f"; see {out}" if done else ""), sep="\n")
-    return 1 if failed else 0
+            with folders.completed(part, out):
+                lines = _finish(done, failed, fuser, part, out.name, options)
+    return folders.closing(lines, len(done), len(pairs), "fused", failed, out)
 
 
-def _finish(done, failed, fuser, part, out, options) -> list[str]:
-    """Write what goes beside the pictures and give the folder its name; what to print."""
+def _finish(done, failed, fuser, part, name, options) -> list[str]:
+    """Write what goes beside the pictures; what to print."""
     lines = []
     if not options.no_measures:
         from cmf.studies import measured
 
-        table = measures(done, options.align, out.name, options.jobs)
+        table = measures(done, options.align, name, options.jobs)
         average = measured.means(table)
         measured.write(part / "measures.csv", {"": table, "_means": average})
         lines += [measured.shown(average)] if average["mean"].notna().any() else []
     contact_sheet(done, part / "sheet" / "contact_sheet.png")
     runs.write_text(part / "run.json", json.dumps(record(done, failed, fuser), indent=1, sort_keys=True) + "\n")
-    if out.exists():
-        out.rmdir()
-    part.replace(out)
     return lines

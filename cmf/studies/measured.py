@@ -11,6 +11,7 @@ import pandas as pd
 
 from cmf import runs
 from cmf.datasets import pairs
+from cmf.datasets.names import listed
 from cmf.datasets.pictures import read
 from cmf.metrics import fusion
 from cmf.metrics.intervals import bootstrap_interval
@@ -90,7 +91,8 @@ def measure_folders(infrared, visible, fused, names=None, jobs: int | None = Non
     for label, files in made.items():
         if every - files.keys():
             raise ValueError(f"{folders[label]} lacks pictures that other folders have: "
-                             f"{_listed(every - files.keys())}; means over different pictures must not be compared")
+                             f"{listed(sorted(every - files.keys()))}; means over different pictures must not be "
+                             "compared")
     tasks = [(found[stem], {label: files[stem] for label, files in made.items()}, names) for stem in sorted(every)]
     rows = [row for answer in spread(_rows, tasks, jobs) for row in answer]
     order = {label: k for k, label in enumerate(folders)}
@@ -116,16 +118,11 @@ def _fused(folder: Path, sources: dict) -> dict[str, Path]:
     if folder.is_file() and len(sources) == 1:
         return {next(iter(sources)): folder}
     files = {pair.stem: pair.visible for pair in pairs.match(folder, folder)}
-    if files.keys() - sources.keys():
-        raise ValueError(f"{folder}: fused pictures without sources: {_listed(files.keys() - sources.keys())}; a fused "
-                         f"picture bears the name of its sources, such as {min(sources)}")
+    lone = files.keys() - sources.keys()
+    if lone:
+        raise ValueError(f"{folder}: fused pictures without sources: {listed(sorted(lone))}; a fused picture "
+                         f"bears the name of its sources, such as {min(sources)}")
     return files
-
-
-def _listed(stems) -> str:
-    from cmf.datasets.targets import listed
-
-    return listed(sorted(stems))
 
 
 def _rows(task) -> list[dict]:

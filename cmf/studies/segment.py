@@ -6,8 +6,6 @@ classes.csv (what share of each picture a class covers, and with --label its int
 """
 
 import json
-import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from cmf import runs, sources
 from cmf.datasets.pairs import Pair, load, match
 from cmf.datasets.pictures import Picture, luma_chroma, to_rgb, write
 from cmf.datasets.segmentation_classes import CLASSES, PALETTE, painted
-from cmf.studies.fuse import free
+from cmf.studies import folders
 
 ABSENT = "not in truth or prediction"
 OPAQUE = 0.55     # of a class's colour on an overlay; the background shows the picture as it is
@@ -133,7 +131,7 @@ def segment(pairs: Sequence[Pair], segmenter, folder: Path, views=None, labels: 
             truth = _truth((labels or {}).get(pair.stem), segmenter.classes, infrared.shape)
             found = segmenter.segment(visible, infrared, views or Views())
         except (ValueError, OSError) as reason:
-            failed[pair.stem] = str(reason) if pair.stem in str(reason) else f"{pair.stem}: {reason}"
+            failed[pair.stem] = folders.why(pair.stem, reason)
             continue
         indexed = Image.fromarray(found.label)
         indexed.putpalette(colours.reshape(-1).tolist())
@@ -221,12 +219,10 @@ def arguments(parser) -> None:
                         help="folder to make: labels, overlays, fused, legend.png, classes.csv, run.json")
     parser.add_argument("--weights", metavar="FILE", help="of `train cmfs`; default: the project's own, street classes")
     parser.add_argument("--label", metavar="PATH", help="label pictures of the same names, to score by")
-    parser.add_argument("--align", choices=("refuse", "resize"), default="refuse",
-                        help="resize: an infrared picture of another size takes the visible one's (default: refuse)")
     parser.add_argument("--span", type=float, nargs=2, metavar=("LOW", "HIGH"),
                         help="infrared counts that are black and white, as of raw 16-bit thermal pictures")
     views_arguments(parser)
-    parser.add_argument("--device", metavar="D", help="cpu or cuda; default: a GPU where there is one")
+    folders.arguments(parser)
     parser.set_defaults(run=_run)
 
 
@@ -250,21 +246,17 @@ def _run(options) -> int:
     views = Views(tuple(options.scales), options.flip, options.window and tuple(options.window))
     segmenter = Segmenter.load(options.weights or TRAINED, options.device)
     out = Path(options.out).absolute()
-    part, told = free(out), []
-    try:
+    told = []
+    with folders.aside(out) as part:
         done, failed = segment(pairs, segmenter, part, views, labels, options.align, options.span)
         if done:
-            told = _finish(done, failed, segmenter, views, part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    for reason in failed.values():
-        print(f"cmf: {' '.join(reason.split())}", file=sys.stderr)
-    print(*told, f"{len(done)} of {len(pairs)} pairs labelled" + (f"; see {out}" if done else ""), sep="\n")
-    return 1 if failed else 0
+            with folders.completed(part, out):
+                told = _finish(done, failed, segmenter, views, part)
+    return folders.closing(told, len(done), len(pairs), "labelled", failed, out)
 
 
-def _finish(done, failed, segmenter, views, part, out) -> list[str]:
-    """Write what goes beside the pictures and give the folder its name; what to print."""
+def _finish(done, failed, segmenter, views, part) -> list[str]:
+    """Write what goes beside the pictures; what to print."""
     told, frame = [], lambda made: made.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     runs.write_text(part / "classes.csv", frame(table(done, segmenter.classes)))
     counts = [one.counts for one in done if one.counts is not None and one.counts.sum()]
@@ -281,7 +273,4 @@ def _finish(done, failed, segmenter, views, part, out) -> list[str]:
                              flip=views.flip, window=views.window, network_device=str(segmenter.device),
                              pairs={one.pair.stem: round(one.seconds, 4) for one in done})
     runs.write_text(part / "run.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
-    if out.exists():
-        out.rmdir()
-    part.replace(out)
     return told
