@@ -36,8 +36,8 @@ _saved: set[tuple[str, str]] = set()
 class Layout(ConstrainedLayoutEngine):
     """Matplotlib's constrained layout, with the edges of the axes on a grid of 1e-5 of the figure.
 
-    Its solver (kiwisolver) takes the terms of a sum in the order of their addresses in memory, so that edges differ by
-    some 1e-11 from process to process, and a PDF in a last digit. The grid is a fiftieth of a pixel or finer.
+    Constrained layout starts from where the axes stand, so that each further drawing moves them by some 1e-11, and a
+    PDF of them differs in a last digit. On the grid, a fiftieth of a pixel or finer, they stay.
     """
 
     def execute(self, fig: Figure) -> None:
