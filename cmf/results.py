@@ -150,14 +150,14 @@ def cmfs_noise() -> None:
 
 
 def downstream_miou() -> None:
-    """A small U-Net on the pictures of each fusion method, three seeds: results/downstream.csv, and the measures and
+    """A small U-Net on the pictures of each fusion method, one seed: results/downstream.csv, and the measures and
     ranks of the same test pictures: results/downstream_ranks.csv."""
     some = downstream.scenes(seed=WORLD)
     made = {name: downstream.pictures(name, some, method, downstream.ready())
             for name, method in downstream.methods().items()}
     facts = dict(profile="demo", scenes=downstream.SCENES, training=asdict(downstream.RECIPE))
     runs.write_result("downstream_ranks", downstream.ranked(some, made), **facts)
-    runs.write_result("downstream", downstream.table(some, SEEDS[:3], made), **facts)
+    runs.write_result("downstream", downstream.table(some, SEEDS[:1], made), **facts)
 
 
 RESULTS = {"demo": {"deepspace_classifier": deepspace_classifier, "deepspace_arms": deepspace_arms,
