@@ -48,16 +48,6 @@ INPUTS = ["cmf/trained/cmfs_street.safetensors", "cmf/trained/clip_small.safeten
 torch.set_num_threads(1)
 STREET = CLASSES["street"]
 
-
-def show(ax, picture, title=None, **more):
-    ax.imshow(picture, **more)
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
-    if title:
-        ax.set_title(title, pad=2, fontsize=6.5)
-
-
 # %% [markdown]
 # ## Scenes
 #
@@ -87,9 +77,9 @@ legend = [Patch(color=np.array(colour) / 255, label=name) for name, colour in zi
 fig, axes = plots.figure(3, shown, width=plots.PAGE, height=3.4)
 for column, k in zip(axes.T, chosen, strict=True):
     visible, infrared = test["visible"][k].permute(1, 2, 0).numpy(), test["infrared"][k][0].numpy()
-    show(column[0], visible)
-    show(column[1], infrared, cmap="gray", vmin=0, vmax=255)
-    show(column[2], painted(test["label"][k].numpy(), colours))
+    plots.picture(column[0], visible)
+    plots.picture(column[1], infrared, cmap="gray", vmin=0, vmax=255)
+    plots.picture(column[2], painted(test["label"][k].numpy(), colours))
 for ax, name in zip(axes[:, 0], ("visible", "infrared", "label"), strict=True):
     ax.set_ylabel(name, fontsize=7)
 fig.legend(handles=legend, loc="outside lower center", ncols=len(STREET), fontsize=6, handlelength=1)
@@ -127,11 +117,11 @@ if scenes == len(some.test["label"]):
 fig, axes = plots.figure(shown, 5, width=plots.PAGE, height=1.12 * shown + 0.3)
 for row, k in zip(axes, chosen, strict=True):
     first = k == chosen[0]
-    show(row[0], test["visible"][k].permute(1, 2, 0).numpy(), "visible" if first else None)
-    show(row[1], test["infrared"][k][0].numpy(), "infrared" if first else None, cmap="gray", vmin=0, vmax=255)
-    show(row[2], said["fused"][k].permute(1, 2, 0).numpy(), "fused" if first else None)
-    show(row[3], painted(said["label"][k].numpy(), colours), "labelled by CMFS" if first else None)
-    show(row[4], painted(test["label"][k].numpy(), colours), "truth" if first else None)
+    plots.picture(row[0], test["visible"][k].permute(1, 2, 0).numpy(), "visible" if first else None)
+    plots.picture(row[1], test["infrared"][k][0].numpy(), "infrared" if first else None, cmap="gray", vmin=0, vmax=255)
+    plots.picture(row[2], said["fused"][k].permute(1, 2, 0).numpy(), "fused" if first else None)
+    plots.picture(row[3], painted(said["label"][k].numpy(), colours), "labelled by CMFS" if first else None)
+    plots.picture(row[4], painted(test["label"][k].numpy(), colours), "truth" if first else None)
 fig.legend(handles=legend, loc="outside lower center", ncols=len(STREET), fontsize=6, handlelength=1)
 drawn = pd.DataFrame([dict(scene=some.ids[k], miou=scores(counts[k])["miou"]) for k in chosen])
 plots.save(fig, "cmfs_gallery", drawn, claim="Fused pictures and labels of unseen places, beside the truth.")
@@ -228,10 +218,10 @@ one = {name: column[chosen[0]:chosen[0] + 1] for name, column in test.items()}
 gate = inspected.gates(segmenter.network, one)[0]
 nearest = gate["similarity"].argmax(-1)
 fig, axes = plots.figure(1, 4, width=plots.PAGE, height=1.6)
-show(axes[0], one["visible"][0].permute(1, 2, 0).numpy(), "visible")
-show(axes[1], gate["pixel"], "share of the visible stream", cmap="PuOr_r", vmin=0, vmax=1)
-show(axes[2], gate["region"], "exchange of a region", cmap="viridis", vmin=0, vmax=1)
-show(axes[3], gate["region"] * 0 + nearest, "nearest words", cmap="tab10", vmin=0, vmax=9)
+plots.picture(axes[0], one["visible"][0].permute(1, 2, 0).numpy(), "visible")
+plots.picture(axes[1], gate["pixel"], "share of the visible stream", cmap="PuOr_r", vmin=0, vmax=1)
+plots.picture(axes[2], gate["region"], "exchange of a region", cmap="viridis", vmin=0, vmax=1)
+plots.picture(axes[3], gate["region"] * 0 + nearest, "nearest words", cmap="tab10", vmin=0, vmax=9)
 for (r, c), k in np.ndenumerate(nearest):
     axes[3].text(c, r, STREET[1 + k], ha="center", va="center", fontsize=4.5, color="w")
     axes[2].text(c, r, f"{gate['region'][r, c]:.2f}", ha="center", va="center", fontsize=4.5, color="w")

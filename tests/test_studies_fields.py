@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmf.studies import fields
+from cmf.studies import fields, segmenting
 from cmf.studies.fields import BANDS, RECIPE, Fields, Parts, UNet, features, table, threshold, vegetation
 
 SMALL = replace(RECIPE, epochs=2)
@@ -70,14 +70,16 @@ def test_features_tell_the_shape_of_plants():
 
 
 def test_table_of_all_systems(parts):
-    found = table(parts, recipe=SMALL, rounds=2)
+    some = fields.SYSTEMS[:-1]
+    found = table(parts, some, recipe=SMALL, rounds=2)
+    assert fields.SYSTEMS[-1] == ("CMFS", "both") and "difference" not in found
     assert list(found.system) == ["NDVI threshold"] + ["random forest"] * 3 + ["U-Net"] * 3
     assert list(found.bands[1:]) == [*BANDS, *BANDS]
     assert (found.low <= found.miou).all() and (found.miou <= found.high).all() and found.miou.between(0, 1).all()
     np.testing.assert_allclose(found[["soil", "crop", "weed"]].mean(axis=1), found.miou)
     best = found.set_index(["system", "bands"]).miou
     assert best["random forest", "both"] > best["NDVI threshold", "both"] + 0.1, "shape tells crop from weed"
-    again = table(parts, recipe=SMALL, rounds=2)
+    again = table(parts, some, recipe=SMALL, rounds=2)
     assert found.equals(again), "read from the cache, seconds too"
 
 
@@ -97,8 +99,23 @@ def test_two_runs_agree(parts):
     assert one[1] == again[1]
 
 
+def test_cmfs_learns_from_windows_of_the_same_pictures(parts, monkeypatch):
+    monkeypatch.setattr(segmenting, "FIELDS", replace(segmenting.FIELDS, epochs=1))
+    for name, value in (("FIELD_WINDOWS", 4), ("FIELD_WINDOW", (40, 48)), ("FIELD_CROP", (32, 32))):
+        monkeypatch.setattr(segmenting, name, value)
+    some = fields.sets(parts)
+    assert some.train["visible"].shape == (4, 3, 40, 48) and some.classes == fields.CLASSES
+    assert torch.equal(some.test["visible"][:, 2], torch.from_numpy(parts.test.bands[:, 0]))
+    assert torch.equal(some.held["infrared"][:, 0], torch.from_numpy(parts.held.bands[:, 1]))
+    found = table(parts, (("NDVI threshold", "both"), ("CMFS", "both"))).set_index("system")
+    assert found.difference["CMFS"] == 0 and found.difference["NDVI threshold"] == pytest.approx(
+        found.miou["CMFS"] - found.miou["NDVI threshold"])
+    assert (found.difference_low <= found.difference_high).all() and found.held.between(0, 1).all()
+    assert found.equals(table(parts, (("NDVI threshold", "both"), ("CMFS", "both"))).set_index("system"))
+
+
 def test_unknown_systems(parts):
-    for system, which in (("U-Net", "green"), ("oracle", "both")):
+    for system, which in (("U-Net", "green"), ("oracle", "both"), ("CMFS", "red")):
         with pytest.raises(ValueError, match=f"no '{system}' on '{which}'; expected NDVI threshold, random forest or"):
             fields.judged(system, which, parts)
 

@@ -1,7 +1,7 @@
 """Soil, crop and weed in fields (CWFID): what simple systems reach with the red band, the near infrared and both.
 
-A threshold on a vegetation index, a random forest on pixels, and a small U-Net. All are chosen by a validation part of
-the training pictures; the test pictures are looked at once.
+A threshold on a vegetation index, a random forest on pixels, a small U-Net, and CMFS beside them. All are chosen by a
+validation part of the training pictures; the test pictures are looked at once.
 
 Axes: m pictures, H, W rows and columns, h, w of a padded one, F features of a pixel, K = 3 classes, B samples.
 """
@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from cmf import runs
 from cmf.datasets import segmentation
 from cmf.datasets.augment import Joint, Views
-from cmf.metrics.segmentation import confusion, miou_interval, scores
+from cmf.metrics.segmentation import confusion, miou_difference, miou_interval, scores
+from cmf.studies import segmenting
 from cmf.training import Recipe, fit, parameters
 
 CLASSES = segmentation.CLASSES["cwfid"]
@@ -238,15 +239,40 @@ def unet(parts: Parts, which: str, seed: int = 0, recipe: Recipe = RECIPE, round
                                               parameters=parameters(model))
 
 
+def sets(parts: Parts, seed: int = 0) -> segmenting.Sets:
+    """The same pictures as CMFS takes them, red three times as the visible one; the training pictures cut into windows
+    as `segmenting.cwfid` does."""
+    def columns(some: Fields) -> dict[str, Tensor]:
+        bands = torch.from_numpy(some.bands)
+        return dict(visible=bands[:, :1].expand(-1, 3, -1, -1), infrared=bands[:, 1:],
+                    label=torch.from_numpy(some.label))
+
+    train = segmenting.cut(columns(parts.train), segmenting.FIELD_WINDOWS, segmenting.FIELD_WINDOW, seed)
+    return segmenting.Sets("cwfid", train, columns(parts.held), columns(parts.test), segmenting.prompts(CLASSES),
+                           segmenting.FIELD_CROP, parts.test.names)
+
+
+def cmfs(parts: Parts, seed: int = 0) -> tuple[np.ndarray, dict]:
+    """CMFS `small` on both bands, its encoders begun with those of simulated streets; the epoch of the best mIoU of
+    crop and weed on the held-out pictures counts. Returns as `threshold`, with the seconds of training."""
+    some = sets(parts, seed)
+    model, record = segmenting.trained("CMFS", some, seed, segmenting.FIELDS)
+    held, made = (segmenting.labelled(model, one)["label"].numpy() for one in (some.held, some.test))
+    return made, dict(held=_miou(parts.held.label, held), epoch=record["best_epoch"], parameters=record["parameters"],
+                      seconds=record["seconds"])
+
+
 def judged(system: str, which: str, parts: Parts, seed: int = 0, recipe: Recipe = RECIPE, rounds: int = ROUNDS) -> dict:
     """One system on the test pictures, computed once for the same pictures, seed, recipe and code: predicted uint8
     (m, H, W), counts (m, K, K), chosen (what the held-out pictures decided) and seconds.
 
-    system: NDVI threshold (of both bands only), random forest or U-Net. Raises ValueError for others.
+    system: NDVI threshold or CMFS (of both bands only), random forest or U-Net; recipe and rounds are the U-Net's.
+    Raises ValueError for others.
     """
-    if system not in ("NDVI threshold", "random forest", "U-Net") or which not in BANDS:
+    known = ("NDVI threshold", "random forest", "U-Net", "CMFS")
+    if system not in known or which not in BANDS or (system == "CMFS" and which != "both"):
         raise ValueError(f"no {system!r} on {which!r}; expected NDVI threshold, random forest or U-Net on "
-                         f"{', '.join(BANDS)}")
+                         f"{', '.join(BANDS)}, or CMFS on both")
 
     def compute() -> dict:
         began = time.perf_counter()
@@ -255,25 +281,33 @@ def judged(system: str, which: str, parts: Parts, seed: int = 0, recipe: Recipe 
             made, chosen = forest(parts, which, chosen["threshold"], seed)
         elif system == "U-Net":
             made, chosen = unet(parts, which, seed, recipe, rounds)
+        elif system == "CMFS":
+            made, chosen = cmfs(parts, seed)
         return dict(predicted=made, counts=counted(parts.test.label, made), chosen=chosen,
-                    seconds=time.perf_counter() - began)
+                    seconds=chosen.pop("seconds", time.perf_counter() - began))
 
     inputs = {name: [some.bands, some.label] for name, some in vars(parts).items()}
-    own = dict(recipe=asdict(recipe), rounds=rounds) if system == "U-Net" else {}
-    return runs.cached("fields", compute, inputs=inputs, parameters=dict(system=system, which=which, seed=seed, **own))
+    own = {"U-Net": dict(recipe=asdict(recipe), rounds=rounds), "CMFS": dict(recipe=asdict(segmenting.FIELDS))}
+    return runs.cached("fields", compute, inputs=inputs, parameters=dict(
+        system=system, which=which, seed=seed, **own.get(system, {})))
 
 
-SYSTEMS = (("NDVI threshold", "both"), *((system, which) for system in ("random forest", "U-Net") for which in BANDS))
+SYSTEMS = (("NDVI threshold", "both"), *((system, which) for system in ("random forest", "U-Net") for which in BANDS),
+           ("CMFS", "both"))
 
 
 def table(parts: Parts, systems=SYSTEMS, seed: int = 0, recipe: Recipe = RECIPE, rounds: int = ROUNDS) -> pd.DataFrame:
     """A row a system and choice of bands: system, bands, soil, crop, weed (intersection over union), miou with low and
-    high (95 % over test pictures), accuracy, held (mIoU on the held-out pictures), seconds."""
-    rows = []
-    for system, which in systems:
-        record = judged(system, which, parts, seed, recipe, rounds)
+    high (95 % over test pictures), accuracy, held (mIoU on the held-out pictures), seconds; with CMFS among the systems
+    also difference (of mIoU, CMFS minus the row's) with difference_low, difference_high and p, over test pictures."""
+    kept = {(system, which): judged(system, which, parts, seed, recipe, rounds) for system, which in systems}
+    ours, rows = kept.get(("CMFS", "both")), []
+    for (system, which), record in kept.items():
         found, mean = scores(record["counts"].sum(0)), miou_interval(record["counts"])
+        gap = miou_difference(ours["counts"], record["counts"]) if ours else None
         rows.append(dict(system=system, bands=which, **dict(zip(CLASSES, found["iou"].tolist(), strict=True)),
                          miou=mean.estimate, low=mean.low, high=mean.high, accuracy=found["accuracy"],
-                         held=record["chosen"]["held"], seconds=record["seconds"]))
+                         held=record["chosen"]["held"], seconds=record["seconds"],
+                         **({} if gap is None else dict(difference=gap.estimate, difference_low=gap.low,
+                                                        difference_high=gap.high, p=gap.p))))
     return pd.DataFrame(rows)
