@@ -22,6 +22,9 @@ from cmf.studies import (
     segmenter,
     segmenting,
     segmenting_start,
+    shared,
+    trios,
+    withheld,
 )
 from cmf.studies.footage import Encoders
 
@@ -160,11 +163,27 @@ def downstream_miou() -> None:
     runs.write_result("downstream", downstream.table(some, SEEDS[:1], made), **facts)
 
 
+def shared_information() -> None:
+    """Redundancy of two modalities and the gain of fusing them, at settings of the simulators' dials, four methods, one
+    seed: results/shared_information.csv; does one order the other: results/shared_ranks.csv."""
+    facts = dict(profile="demo", targets=trios.TARGETS, clips=anomaly.CLIPS, scenes=trios.SCENES)
+    table = shared.table()
+    runs.write_result("shared_information", table, **facts)
+    runs.write_result("shared_ranks", shared.ranks(table), **facts)
+
+
+def missing_modality() -> None:
+    """The four methods when a modality is missing or that of another object: results/missing_modality.csv."""
+    runs.write_result("missing_modality", withheld.table(), profile="demo", targets=trios.TARGETS, clips=anomaly.CLIPS,
+                      scenes=trios.SCENES)
+
+
 RESULTS = {"demo": {"deepspace_classifier": deepspace_classifier, "deepspace_arms": deepspace_arms,
                     "cmaf_arms": cmaf_arms, "cmaf_controls": cmaf_controls, "cmaf_scores": cmaf_scores,
                     "cmaf_surveillance": cmaf_surveillance, "cmi_arms": cmi_arms, "cmfs_encoder": cmfs_encoder,
                     "cmfs_street": cmfs_street, "cmfs_arms": cmfs_arms, "cmfs_ablations": cmfs_ablations,
-                    "cmfs_noise": cmfs_noise, "downstream": downstream_miou},
+                    "cmfs_noise": cmfs_noise, "downstream": downstream_miou,
+                    "shared_information": shared_information, "missing_modality": missing_modality},
            "real": {"cmi_fusion": cmi_fusion}}
 
 
