@@ -62,7 +62,7 @@ $(FIGURES): $(READY)
 notebooks: $(READY) ## write notebooks/*.ipynb: executed pairs of the .py sources, default parameters
 	+@$(if $(plan),$(book) figures $(call some,) --plan,$(RUN) -m cmf.book notebooks $(call some,) $(jobs))
 
-results: $(READY) ## recompute the long results that are committed below figures/ (some four hours)
+results: $(READY) ## recompute the long results that are committed below figures/ (some six hours)
 	$(RUN) -m cmf.results --profile $(PROFILE)
 
 # Threads that spin while they wait make training several times slower where other work runs beside it.
