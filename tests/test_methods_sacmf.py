@@ -82,9 +82,9 @@ def test_a_sample_does_not_depend_on_its_batch(model):
     order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
     shuffled = outputs(model, test.subset(order))
     for name in ("logits", "importance", "pointwise"):
-        torch.testing.assert_close(shuffled[name], whole[name][order], rtol=0, atol=1e-6)
+        torch.testing.assert_close(shuffled[name], whole[name][order], rtol=0, atol=5e-6)
         alone = torch.cat([outputs(model, test.subset([i]))[name] for i in range(8)])
-        torch.testing.assert_close(alone, whole[name][:8], rtol=0, atol=1e-6)
+        torch.testing.assert_close(alone, whole[name][:8], rtol=0, atol=5e-6)
 
 
 def test_importance_is_normalised_and_attention_rows_sum_to_one(model):

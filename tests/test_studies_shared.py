@@ -18,7 +18,7 @@ class Says(torch.nn.Module):
 
     def __init__(self, logits):
         super().__init__()
-        self.logits = logits
+        self.logits, self.here = logits, torch.nn.Parameter(torch.zeros(()))    # says on which device it is
 
     def forward(self, batch):
         return dict(logits=self.logits(batch) if callable(self.logits) else self.logits)
