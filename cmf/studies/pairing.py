@@ -155,7 +155,7 @@ def _count(options, default: int) -> int:
 
 def _train(options) -> None:
     quiet()
-    name, out = name_of(options), None
+    name = name_of(options)
     if options.crop < LEAST or options.steps < 1:
         raise ValueError(f"--crop {options.crop} and --steps {options.steps}: expected {LEAST} and 1 or more")
     tracking.check(options.track)
