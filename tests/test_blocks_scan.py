@@ -9,17 +9,10 @@ import torch
 from cmf.blocks import scan
 from cmf.blocks.scan import cross_merge, cross_scan, inverse_order, selective_scan, visiting_order
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 NUMBA = pytest.param("numba", marks=pytest.mark.skipif(
     importlib.util.find_spec("numba") is None, reason="Numba is not installed: the compiled scan is not tested"))
 FAST = ["chunked", NUMBA]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def given(batch=2, channels=6, length=11, states=3, groups=None, dtype=torch.float64, seed=0):

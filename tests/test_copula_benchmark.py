@@ -16,14 +16,6 @@ from cmf.copula.differentiable import pairwise_theta
 pytestmark = pytest.mark.benchmarks
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def vine_theta(vine, u, v):
     pair = vine.Bicop(family=vine.BicopFamily.gumbel)
     pair.fit(np.column_stack([u, v]), controls=vine.FitControlsBicop(parametric_method="mle", num_threads=1))

@@ -8,25 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
+from killing import killed_and_resumed
 
 from cmf import cli, weights
 from cmf.datasets.deepspace import from_simulator
 from cmf.datasets.targets import TargetSet
 from cmf.simulate.deepspace import simulate_scene, simulate_targets, write_scene, write_training
 from cmf.studies import classifying, commands, deepspace, scenes
-from cmf.training_state import State
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 KINDS = ("ball", "plate")
 built = lru_cache(deepspace.Backbone.build)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -121,24 +113,10 @@ def test_other_targets_are_said_to_be_others(folder, own, tmp_path, capsys):
 
 
 def test_killed_and_resumed_equals_uninterrupted(folder, tmp_path, monkeypatch, capsys):
-    runs = {name: (folder, tmp_path / f"{name}.safetensors", "--checkpoints", tmp_path / name) for name in "ab"}
-    assert train(*runs["a"]) == 0
-    save = State._save
-
-    def killed(self):
-        save(self)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as once:
-        once.setattr(State, "_save", killed)
-        assert train(*runs["b"]) == 130
-    assert not runs["b"][1].exists() and train(*runs["b"]) == 0
-    one, other = (load_file(runs[name][1]) for name in "ab")
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    rows = [pd.read_csv(tmp_path / name / "history.csv").drop(columns="seconds") for name in "ab"]
-    assert rows[0].equals(rows[1]) and len(rows[0]) == 2
+    run = lambda out, checkpoints, *more: train(folder, out, "--checkpoints", checkpoints, *more)
+    assert len(killed_and_resumed(run, tmp_path, monkeypatch, epoch=1)) == 2
     capsys.readouterr()
-    assert train(*runs["b"], "--seed", 2) == 1
+    assert run(tmp_path / "cut.safetensors", tmp_path / "cut", "--seed", 2) == 1
     assert "holds a run with other data or settings; delete it, or give another folder" in capsys.readouterr().err
 
 

@@ -15,6 +15,8 @@ from cmf.simulate.surveillance import simulate_clips
 from cmf.studies import anomaly, collected, footage, tracking, watching
 from cmf.training import Recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory):
@@ -25,14 +27,6 @@ def encoders(tmp_path_factory):
 def own_cache(tmp_path_factory, monkeypatch, encoders):
     monkeypatch.setenv("CMF_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "footage_cache"))
     monkeypatch.setitem(watching.ENCODERS, "small", encoders)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def burst(path, odd):

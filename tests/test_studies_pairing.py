@@ -9,23 +9,16 @@ import pytest
 import small_asked
 import small_fusion as small
 import torch
+from killing import killed_and_resumed
 from PIL import Image
-from safetensors.torch import load_file
 
 from cmf import cli, weights
 from cmf.datasets import pairs
 from cmf.datasets.pairs import Pair
 from cmf.methods.cmi_fusion import CMIFusion
 from cmf.studies import asked, fused, fusing, fusion, pairing
-from cmf.training_state import State
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -103,23 +96,10 @@ def test_train_fuse_and_evaluate_a_folder(folder, tmp_path, trained, capsys):
 
 
 def test_killed_and_resumed_equals_uninterrupted(folder, tmp_path, monkeypatch, capsys, trained):
-    runs = {name: (folder, tmp_path / f"{name}.safetensors", trained, "--checkpoints", tmp_path / name)
-            for name in "ab"}
-    assert train(*runs["a"]) == 0
-    save = State._save
-
-    def killed(self):
-        save(self)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as once:
-        once.setattr(State, "_save", killed)
-        assert train(*runs["b"]) == 130
-    assert not runs["b"][1].exists() and train(*runs["b"]) == 0
-    one, other = (load_file(runs[name][1]) for name in "ab")
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    run = lambda out, checkpoints, *more: train(folder, out, trained, "--checkpoints", checkpoints, *more)
+    killed_and_resumed(run, tmp_path, monkeypatch, epoch=1)
     capsys.readouterr()
-    assert train(*runs["b"], "--medical") == 1
+    assert run(tmp_path / "cut.safetensors", tmp_path / "cut", "--medical") == 1
     assert "holds a run with other data or settings" in capsys.readouterr().err
 
 

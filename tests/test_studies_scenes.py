@@ -16,15 +16,8 @@ from cmf.detection import Detections
 from cmf.simulate.deepspace import CLASSES, simulate_scene, write_scene
 from cmf.studies import overlay, scenes
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SIDE = 256
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

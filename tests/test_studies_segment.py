@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from killing import killed_and_resumed
 from PIL import Image
 from torch import nn
 
@@ -224,35 +225,15 @@ def quick(monkeypatch, tmp_path):
 
 
 def test_train_killed_and_resumed_equals_uninterrupted(quick, tmp_path, monkeypatch, capsys):
-    from safetensors.torch import load_file
-
-    from cmf.training_state import State
-
     pytest.importorskip("tensorboard", reason="tensorboard is not installed, so that no curves can be told")
 
-    def train(name, *more):
-        return cli.main(["train", "cmfs", "--data", "street", "--profile", "demo", "--out",
-                         str(tmp_path / f"{name}.safetensors"), "--run", str(tmp_path / name), *more])
+    def train(out, run):
+        return cli.main(["train", "cmfs", "--data", "street", "--profile", "demo", "--out", str(out), "--run", str(run),
+                         "--track", "tensorboard"])
 
-    assert train("whole", "--track", "tensorboard") == 0
+    assert len(killed_and_resumed(train, tmp_path, monkeypatch, epoch=2)) == 3
     assert "foreground mIoU" in capsys.readouterr().out
     assert list((tmp_path / "build" / "tracked" / "whole").glob("events.*")), "its curves are not told"
-    save = State._save
-
-    def killed(self):
-        save(self)
-        if self.epoch == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as once:
-        once.setattr(State, "_save", killed)
-        assert train("cut") == 130
-    assert not (tmp_path / "cut.safetensors").exists()
-    assert train("cut") == 0
-    one, other = (load_file(tmp_path / f"{name}.safetensors") for name in ("whole", "cut"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    rows = [pd.read_csv(tmp_path / name / "history.csv").drop(columns="seconds") for name in ("whole", "cut")]
-    assert rows[0].equals(rows[1]) and len(rows[0]) == 3
 
 
 def test_train_and_evaluate_a_folder(quick, folder, tmp_path, capsys):

@@ -41,10 +41,15 @@ def completed(part: Path, out: Path) -> Iterator[None]:
                       "own") from reason
 
 
-def arguments(parser) -> None:
-    """--align and --device."""
+def alignment(parser) -> None:
+    """--align."""
     parser.add_argument("--align", choices=("refuse", "resize"), default="refuse",
                         help="resize: an infrared picture of another size takes the visible one's (default: refuse)")
+
+
+def arguments(parser) -> None:
+    """--align and --device."""
+    alignment(parser)
     parser.add_argument("--device", metavar="D", help="cpu or cuda; default: a GPU where there is one")
 
 

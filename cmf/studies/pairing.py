@@ -13,7 +13,7 @@ from pathlib import Path
 from cmf import cache, paths, sources, weights
 from cmf.datasets import pairs
 from cmf.datasets.pairs import Pair
-from cmf.studies import asked, commands, fused, fusion, measured, tracking
+from cmf.studies import asked, commands, folders, fused, fusion, measured, tracking
 from cmf.studies.asked import Pictures
 from cmf.studies.commands import HELD_OUT, PARTS
 from cmf.studies.fusing import TRAINED, Fuser
@@ -40,8 +40,7 @@ def _shared(parser) -> None:
     parser.add_argument("--infrared", metavar="DIR",
                         help="and one of infrared pictures with the same names (medical: MRI)")
     parser.add_argument("--folder", metavar="DIR", help="where a set known by name lies; default CMF_DATA")
-    parser.add_argument("--align", choices=("refuse", "resize"), default="refuse",
-                        help="resize: an infrared picture of another size takes the visible one's (default: refuse)")
+    folders.alignment(parser)
     parser.add_argument("--simulated", type=int, metavar="N",
                         help=f"simulated street pairs, of training with others or alone (default {SIMULATED} with "
                              f"street and real, else none), or of the test of street (default {SIMULATED // 10})")
@@ -219,9 +218,8 @@ def _evaluate(options) -> None:
         some = [one for own in found.values() for one in own] if split == "all" else found.get(split, [])
         if not some:
             raise ValueError(f"{name} has no pairs for {split}; there are {', '.join(found)}, and --split all")
-        if "data_sha256" in fuser.facts and split != "all" and fuser.facts["data_sha256"] != digest(found):
-            print(f"these are not the pairs that the weights were trained on, and {split} is a part of them; --split "
-                  "all takes every one")
+        if "data_sha256" in fuser.facts:
+            commands.same_data("pairs", fuser.facts["data_sha256"] == digest(found), split)
         several = fused.loaded(some, options.most, options.align)
     out = writable(Path(options.out or paths.build() / f"evaluate_cmi_fusion_{name}"))
     rows = fused.compare(fuser, several)
