@@ -27,7 +27,7 @@ from cmf.training import Recipe, fit
 
 SCENES = dict(train=160, validation=24, test=64)
 WINDOWS, ROUNDS = 480, 2
-RECIPE = Recipe(epochs=2, batch=8, lr=3e-3, weight_decay=0.01, warmup=0.1)
+RECIPE = Recipe(epochs=8, batch=8, lr=3e-3, weight_decay=0.01, warmup=0.1)
 SPLITS = ("train", "validation", "test")
 CLASSES = segmentation.CLASSES["street"]
 K = len(CLASSES)
