@@ -30,7 +30,7 @@ COMMANDS += [shlex.split(text) for text in CODE if re.match(r"(make|python|pip|s
 COMMANDS = [list(words) for words in dict.fromkeys(map(tuple, COMMANDS))]
 ROWS = re.findall(r"^\| `(\w+)` \| ([^|]+) \| `(\d\d_\w+)` \| `make (\w+)` \| ([^|]+) \|$", TEXT, re.MULTILINE)
 REAL = {"03_sacmf": {"ztf_arms", "ztf_confusion", "ztf_mi"},    # named in the prose on the profile
-        "04_cmaf": {"ped2_table", "ped2_curves"}}
+        "04_cmaf": {"ped2_table", "ped2_curves"}, "06_cmfs": {"cwfid_miou"}}
 MADE = ("build", ".venv", "figures/", "paper/main.pdf")         # what commands make
 
 
