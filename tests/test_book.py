@@ -287,6 +287,13 @@ def test_profiles_are_refused(fresh, text, message):
         plan.jobs(fresh, "p")
 
 
+@pytest.mark.parametrize("pattern, waits", [("figures/demo/first.csv", True), ("figures/*.csv", True), ("data/*", False),
+                                            ("figures/demo/results/long.csv", False)])
+def test_a_notebook_waits_for_figures_but_not_for_long_results(root, pattern, waits):
+    edit(root / "notebooks/02_two.py", "figures/demo/first.csv", pattern)
+    assert plan.waits(plan.jobs(root, "demo", (), ["02"])[0]) == waits
+
+
 def test_what_a_profile_lacks_is_told_at_once_and_for_the_chosen_notebooks_alone(fresh, monkeypatch, tmp_path):
     (fresh / "notebooks" / "profiles").mkdir()
     (fresh / "notebooks" / "profiles" / "p.yaml").write_text(

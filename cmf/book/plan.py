@@ -157,8 +157,10 @@ def stale(job: Job, now: Mapping) -> list[str]:
 
 
 def waits(job: Job) -> bool:
-    """Does the notebook read what other notebooks draw (INPUTS below figures/)?"""
-    return any(pattern.startswith("figures/") for pattern in declared(job.source, "INPUTS"))
+    """Does the notebook read what other notebooks draw (INPUTS below figures/, but for the long results, which none
+    draws)?"""
+    return any(pattern.startswith("figures/") and "/results/" not in pattern
+               for pattern in declared(job.source, "INPUTS"))
 
 
 def declared(source: Path, what: str) -> list[str]:
