@@ -2,7 +2,7 @@
 #   PROFILE=demo        notebooks/profiles/<name>.yaml; demo: the notebooks' own defaults, generated data
 #   P="epochs=2 seed=3" parameters, for the notebooks that have them; drawn below build/, never over figures/
 #   ONLY="03 04"        some notebooks: names, numbers, or figures
-#   -j4                 four notebooks at once;  -n: what would run, and why
+#   -j4                 four notebooks at once (default 2, those that measure time alone);  -n: what would run, and why
 #   PYTHON=python3.12   the Python that .venv is made with
 ifeq ($(filter grouped-target,$(.FEATURES)),)
 $(error GNU Make 4.3 or later is needed, this is $(MAKE_VERSION); on macOS: brew install make, then use gmake)

@@ -1,5 +1,6 @@
 """The runner, on a small project of two notebooks: refusals, what is out of date, failures, kills."""
 
+import asyncio
 import json
 import os
 import re
@@ -9,13 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import project
 import pytest
 
 from cmf import catalogue
 from cmf.book import __main__ as command
-from cmf.book import needs, parameters, plan
+from cmf.book import execute, needs, parameters, plan
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +287,40 @@ def test_profiles_are_refused(fresh, text, message):
     (fresh / "notebooks" / "profiles" / "p.yaml").write_text(text)
     with pytest.raises(ValueError, match=re.escape(message)):
         plan.jobs(fresh, "p")
+
+
+def test_what_measures_time_or_reads_figures_runs_last_and_alone(tmp_path, monkeypatch):
+    told = dict(a="", b='TIMINGS = ["cost"]', c="", d='INPUTS = ["figures/demo/cost.csv"]', e="")
+    some = [SimpleNamespace(name=name, skip=None, source=tmp_path / f"{name}.py") for name in told]
+    for job in some:
+        job.source.write_text(told[job.name])
+    events = []
+
+    async def run(job, screen):
+        events.append(job.name)
+        await asyncio.sleep(0.01)
+        events.append(job.name)
+        return dict(notebook=job.name)
+
+    monkeypatch.setattr(execute, "run", run)
+    monkeypatch.setattr(plan, "facts", lambda job: {})
+    monkeypatch.setattr(plan, "stale", lambda job, now: ["new"])
+    rows = asyncio.run(execute.run_all(some, None, jobs=2))
+    assert [row["notebook"] for row in rows] == list(told)
+    assert sorted(events[:6]) == list("aaccee") and events[:2] == ["a", "c"], "two at once"
+    assert events[6:] == list("bbdd")
+
+
+def test_two_notebooks_share_the_line_of_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(execute.shutil, "get_terminal_size", lambda: SimpleNamespace(columns=21))
+    screen = execute.Screen()
+    screen.inplace = True
+    screen.say("02", "02 cell 1 of many", keep=False)
+    screen.say("08", "08 cell 2", keep=False)
+    assert capsys.readouterr().out.split("\x1b[K")[-1] == "02 cell 1 08 cell 2 "
+    screen.say("02", "02 drawn")
+    screen.close()
+    assert capsys.readouterr().out.split("\x1b[K")[1:] == ["02 drawn\n\r", "08 cell 2           \n"]
 
 
 @pytest.mark.parametrize("pattern, waits", [("figures/demo/first.csv", True), ("figures/*.csv", True),

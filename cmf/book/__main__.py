@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -41,7 +42,8 @@ def arguments(parser: argparse.ArgumentParser | None = None) -> argparse.Argumen
     pairs.set_defaults(run=notebooks, profile="demo", assignments=[], plan=False)
     pairs.add_argument("--only", nargs="+", default=[], metavar="NAME", help="notebooks, their numbers, or figures")
     for command in (draw, pairs):
-        command.add_argument("--jobs", type=int, default=1, help="notebooks at once")
+        command.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1),
+                             help="notebooks at once (default: 2, on one core 1)")
         command.add_argument("--force", action="store_true", help="run also what is up to date")
     tell = commands.add_parser("parameters", help="list a notebook's parameters")
     tell.set_defaults(run=describe)
@@ -118,7 +120,7 @@ def closing_table(rows: Sequence[dict], target: Path) -> str:
 
 async def _supervised(chosen: Sequence[plan.Job], jobs: int, force: bool) -> list[dict] | None:
     """`execute.run_all`; None when a signal ended it, with every kernel shut down."""
-    screen = execute.Screen(jobs)
+    screen = execute.Screen()
     task = asyncio.ensure_future(execute.run_all(chosen, screen, jobs, force))
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -17,27 +17,32 @@ BEAT_TTY, BEAT_LOG = 5.0, 30.0  # seconds between signs of life, on a terminal a
 
 
 class Screen:
-    """Progress lines: rewritten in place on a terminal with one job, else one line each."""
+    """What each notebook is at: on a terminal all of it in one line that is rewritten in place, else a line each."""
 
-    def __init__(self, jobs: int):
-        self.inplace = sys.stdout.isatty() and jobs == 1
-        self.beat = BEAT_TTY if sys.stdout.isatty() else BEAT_LOG
-        self.open = False
+    def __init__(self):
+        self.inplace = sys.stdout.isatty()
+        self.beat = BEAT_TTY if self.inplace else BEAT_LOG
+        self.now: dict[str, str] = {}
 
-    def say(self, text: str, keep: bool = True) -> None:
-        """Show a line; on a terminal a line with keep=False is overwritten by the next."""
-        if self.inplace:
-            text = text[: shutil.get_terminal_size().columns - 1]
-            print(f"\r\x1b[K{text}", end="\n" if keep else "", flush=True)
-            self.open = not keep
-        else:
+    def say(self, name: str, text: str, keep: bool = True) -> None:
+        """Show a line of a notebook; on a terminal one with keep=False is overwritten by the next."""
+        if not self.inplace:
             print(text, flush=True)
+            return
+        self.now.pop(name, None)
+        if keep:
+            print(f"\r\x1b[K{text}")
+        else:
+            self.now[name] = text
+        room = (shutil.get_terminal_size().columns - 1) // max(1, len(self.now))
+        line = "".join(f"{self.now[one]:<{room}.{room - 1}}" for one in sorted(self.now))
+        print(f"\r\x1b[K{line}", end="", flush=True)
 
     def close(self) -> None:
         """End a line that was to be overwritten."""
-        if self.open:
+        if self.now:
             print(flush=True)
-            self.open = False
+            self.now.clear()
 
 
 def prepare(job: Job):
@@ -62,14 +67,15 @@ def prepare(job: Job):
 
 def environment(job: Job, now: Mapping) -> dict[str, str]:
     """What the kernel finds in its environment beside the caller's. The number of threads is left alone: it
-    changes last digits, so it must not depend on the number of jobs."""
+    changes last digits, so it must not depend on the number of jobs. Threads that wait give way to other notebooks."""
     more = {
         "CMF_ROOT": job.root, "CMF_NOTEBOOK": job.name, "CMF_PROFILE": job.profile, "CMF_FIGURES": job.staging,
         "CMF_PARAMETERS": json.dumps(job.values), "CMF_INPUTS": json.dumps(now["inputs"]),
         "CMF_STARTED": time.time(), "CMF_PROGRESS": job.build / f"{job.name}.progress",
         "SOURCE_DATE_EPOCH": 0, "PYTHONHASHSEED": 0,
         "MPLBACKEND": "module://matplotlib_inline.backend_inline", "TQDM_DISABLE": 1,
-        "HF_HUB_DISABLE_PROGRESS_BARS": 1, "IPYTHONDIR": job.root / "build" / "ipython",
+        "HF_HUB_DISABLE_PROGRESS_BARS": 1, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        "IPYTHONDIR": job.root / "build" / "ipython",
     }
     if os.environ.get("CMF_DATA"):
         more["CMF_DATA"] = Path(os.environ["CMF_DATA"]).resolve()
@@ -117,22 +123,23 @@ async def run(job: Job, screen: Screen) -> dict:
         (job.build / f"{job.name}.progress").unlink(missing_ok=True)
         shutil.rmtree(job.staging, ignore_errors=True)
     seconds = time.monotonic() - began
-    screen.say(f"{job.name}  {state}  {_clock(seconds)}" + (f"  {note}" if note else ""))
+    screen.say(job.name, f"{job.name}  {state}  {_clock(seconds)}" + (f"  {note}" if note else ""))
     return _row(job, state, seconds, figures, note)
 
 
 async def run_all(chosen: Sequence[Job], screen: Screen, jobs: int = 1, force: bool = False) -> list[dict]:
     """Run what is out of date, at most `jobs` at once, past failures; rows of the closing table, in order.
 
-    A notebook that reads what others draw waits for those before it.
+    Those that read what others draw, or show how long things take (TIMINGS), come after the others, one by one.
     """
     gate, tasks = asyncio.Semaphore(jobs), []
+    late = [bool(plan.declared(job.source, "TIMINGS")) or plan.waits(job) for job in chosen]
 
     async def one(k: int, job: Job) -> dict:
         if job.skip:
             return _row(job, "skipped", 0, [], job.skip)
-        if k and plan.waits(job):
-            await asyncio.wait(tasks[:k])
+        if others := [task for j, task in enumerate(tasks) if late[k] and j != k and (j < k or not late[j])]:
+            await asyncio.wait(others)
         async with gate:
             if not force and not plan.stale(job, plan.facts(job)):
                 return _row(job, "up to date", 0, job.figures, "")
@@ -177,7 +184,7 @@ async def _cells(job: Job, now: Mapping, part: Path, screen: Screen, at: dict,
         code = [k for k, cell in enumerate(book.cells) if cell.cell_type == "code"]
         for count, k in enumerate(code, 1):
             at |= {"k": count, "n": len(code), "what": heading(book.cells, k)}
-            screen.say(_line(job, at, began), keep=False)
+            screen.say(job.name, _line(job, at, began), keep=False)
             try:
                 await client.async_execute_cell(book.cells[k], k, execution_count=count)
             finally:
@@ -197,7 +204,7 @@ async def _pulse(job: Job, screen: Screen, at: dict, began: float) -> None:
         path = job.build / f"{job.name}.progress"
         if path.is_file():
             word = path.read_text(encoding="utf-8", errors="replace")
-        screen.say(_line(job, at, began) + (f"  {word}" if word else "  ..."), keep=False)
+        screen.say(job.name, _line(job, at, began) + (f"  {word}" if word else "  ..."), keep=False)
 
 
 def _line(job: Job, at: Mapping, began: float) -> str:
