@@ -130,7 +130,8 @@ async def run(job: Job, screen: Screen) -> dict:
 async def run_all(chosen: Sequence[Job], screen: Screen, jobs: int = 1, force: bool = False) -> list[dict]:
     """Run what is out of date, at most `jobs` at once, past failures; rows of the closing table, in order.
 
-    Those that read what others draw, or show how long things take (TIMINGS), come after the others, one by one.
+    Of several at once those with the most cells come first. Those that read what others draw, or show how long things
+    take (TIMINGS), come after the others, one by one.
     """
     gate, tasks = asyncio.Semaphore(jobs), []
     late = [bool(plan.declared(job.source, "TIMINGS")) or plan.waits(job) for job in chosen]
@@ -145,7 +146,9 @@ async def run_all(chosen: Sequence[Job], screen: Screen, jobs: int = 1, force: b
                 return _row(job, "up to date", 0, job.figures, "")
             return await run(job, screen)
 
-    tasks += [asyncio.create_task(one(k, job)) for k, job in enumerate(chosen)]
+    cells = [0 if jobs == 1 else job.source.read_text(encoding="utf-8").count("\n# %%") for job in chosen]
+    started = {k: asyncio.create_task(one(k, chosen[k])) for k in sorted(range(len(chosen)), key=lambda k: -cells[k])}
+    tasks += [started[k] for k in range(len(chosen))]
     try:
         return list(await asyncio.gather(*tasks))
     except asyncio.CancelledError:
