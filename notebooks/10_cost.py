@@ -29,7 +29,7 @@
 
 # %% tags=["parameters"]
 threads = 1    # of torch and OpenCV
-most = 5e10    # multiply-adds that are run; where a picture needs more, seconds are scaled from a smaller one
+most = 1e11    # multiply-adds that are run; where a picture needs more, seconds are scaled from a smaller one
 repeats = 3    # of each selective scan
 
 # %%
