@@ -39,7 +39,7 @@ BALANCE = 1.0                                            # of the experts' balan
 RARE = 0.25                                              # power of a class's share that weighs it down in the loss
 CLASSED = 0.75                                           # share of the windows that are drawn about a class
 RECIPE = Recipe(epochs=3, batch=4, lr=2e-3, weight_decay=0.01, warmup=0.1, ema=0.98)
-FIELDS = Recipe(epochs=4, batch=4, lr=2e-3, weight_decay=0.01, warmup=0.1, ema=0.98)
+FIELDS = Recipe(epochs=8, batch=4, lr=2e-3, weight_decay=0.01, warmup=0.1, ema=0.98)
 FIELD_WINDOWS, FIELD_WINDOW, FIELD_CROP = 480, (224, 224), (128, 128)
 MEASURES = ("EN", "SD", "SF", "AG", "MI", "SCD", "VIF", "Qabf", "Nabf", "SSIM")
 FUSED = 12                                               # test pictures whose fused picture is measured
