@@ -24,8 +24,8 @@
 # gate is open everywhere, it is ahead. Bicycles and bags are not found at all. Another network labels the infrared
 # pictures alone better than the pictures fused by any method.
 #
-# A minute on one CPU core; no GPU, no download. All pictures are simulated. Fields (profile `real`) need `CMF_DATA` and
-# half an hour.
+# A minute on one CPU core; no GPU, no download. All pictures are simulated. Real fields (`data = "cwfid"`) need
+# `CMF_DATA` and half an hour.
 
 # %% tags=["parameters"]
 data = "simulated"        # which pictures; one of: simulated, cwfid
