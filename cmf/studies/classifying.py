@@ -209,7 +209,8 @@ def _evaluate(options) -> None:
         raise ValueError(f"{name}: sequences of {targets.values.shape[1]} samples, but the weights were trained on "
                          f"{model.steps}; resample them, NaN where a sample is missing")
     if options.data != "deepspace" and split != "all":
-        commands.same_data("targets", targets.digest() == model.facts.get("data_sha256"), split)
+        if targets.digest() != model.facts.get("data_sha256"):
+            commands.say_other_data("targets", split)
         targets = targets.subset(commands.divided(targets.labels, targets.classes, seed)[split])
     out = writable(Path(options.out or paths.build() / f"evaluate_sacmf_{name}"))
     table = measures(model, targets)

@@ -93,11 +93,10 @@ def divided(labels: Sequence[int], names: Sequence[str], seed: int) -> dict[str,
     return {part: np.sort(rows) for part, rows in found.items()}
 
 
-def same_data(what: str, same: bool, split: str) -> None:
-    """Print that a part of data is not what training held out, where the weights were not trained on these data."""
-    if not same and split != "all":
-        print(f"these are not the {what} that the weights were trained on, and {split} is a part of them; --split all "
-              "takes every one")
+def say_other_data(what: str, split: str) -> None:
+    """Print that a part of data is not what training held out, as the weights were not trained on these data."""
+    print(f"these are not the {what} that the weights were trained on, and {split} is a part of them; --split all "
+          "takes every one")
 
 
 def lines(table: pd.DataFrame, whole: Sequence[str] = (), absent: str = "not defined") -> list[str]:
