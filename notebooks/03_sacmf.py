@@ -20,7 +20,7 @@
 # with linear models on the same features.
 #
 # Three minutes on two CPU cores when nothing is cached; no GPU, no download. The survey part needs `CMF_DATA` and
-# most of an hour.
+# half an hour.
 
 # %% tags=["parameters"]
 data = "simulated"        # what is classified; one of: simulated, ztf

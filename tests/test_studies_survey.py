@@ -59,6 +59,18 @@ def test_every_object_is_predicted_once_and_without_its_fold(tmp_path, monkeypat
     assert survey.out_of_fold(found, "logistic", "leave one source out").shape == (90, 3)
 
 
+def test_models_are_computed_in_processes_and_read_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CMF_CACHE_DIR", str(tmp_path / "alone"))
+    found, protocols = made(), survey.PROTOCOLS
+    alone = [survey.out_of_fold(found, "logistic", p) for p in protocols]
+    monkeypatch.setenv("CMF_CACHE_DIR", str(tmp_path / "spread"))
+    monkeypatch.setattr(survey.os, "cpu_count", lambda: 2)
+    survey.spread([(found, "logistic", p, 0, ("counts",)) for p in protocols])
+    monkeypatch.setattr(survey, "cross_validate", lambda *_: pytest.fail("not taken from the cache"))
+    for protocol, before in zip(protocols, alone, strict=True):
+        assert np.array_equal(survey.out_of_fold(found, "logistic", protocol), before)
+
+
 def test_a_class_can_be_left_out():
     rest = made().without("transient")
     assert rest.classes == ("agn", "solar_system") and set(rest.labels) == {0, 1} and len(rest.labels) == 60
@@ -82,6 +94,7 @@ def test_the_table_has_a_row_a_model_and_protocol(monkeypatch):
         return np.eye(len(survey.classes))[survey.labels]
 
     monkeypatch.setattr(survey, "out_of_fold", predicted)
+    monkeypatch.setattr(survey, "spread", lambda tasks: [predicted(*task) for task in tasks])
     table, kept = survey.table(made())
     assert (table.macro_f1 == 1).all() and (table.low == 1).all()
     assert table.groupby("protocol").size().to_dict() == {protocol: 16 for protocol in survey.PROTOCOLS}

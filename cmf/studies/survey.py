@@ -8,6 +8,9 @@ The recipe is for some two hundred objects: whole-batch steps, strong noise, mix
 several networks.
 """
 
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -187,6 +190,30 @@ def out_of_fold(survey: Survey, arm: str, protocol: str, split: int = 0,
     return runs.cached("survey_arm", compute, inputs=inputs, parameters=parameters)["p"]
 
 
+def spread(tasks: list[tuple]) -> None:
+    """Compute and cache `out_of_fold(*task)` for every task, one process a core: its networks are small."""
+    workers = min(len(tasks), os.cpu_count() or 1)
+    if workers <= 1:
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _alone)
+    try:
+        for _ in runs.progress(pool.map(_cached, tasks), "models", len(tasks)):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _alone() -> None:
+    """One thread a process, and the bar of the whole instead of one a network."""
+    torch.set_num_threads(1)
+    os.environ.pop("CMF_PROGRESS", None)
+    os.environ["TQDM_DISABLE"] = "1"
+
+
+def _cached(task: tuple) -> None:
+    out_of_fold(*task)
+
+
 def table(survey: Survey, splits: int = 2) -> tuple[pd.DataFrame, dict[tuple[str, str], np.ndarray]]:
     """Macro F1 of every arm and baseline in both protocols, with and without detection counts.
 
@@ -199,12 +226,15 @@ def table(survey: Survey, splits: int = 2) -> tuple[pd.DataFrame, dict[tuple[str
     variants = [(survey, ("counts",), "without", "with", (*single, "SA-CMF", "logistic", "boosting", "discriminant")),
                 (survey, (), "with", "with", ("SA-CMF", "logistic", "boosting", "discriminant")),
                 (survey.without("solar_system"), ("counts",), "without", "without", ("SA-CMF", "logistic"))]
+    repeats = {PROTOCOLS[0]: splits, PROTOCOLS[1]: 1}
     todo = [(p, *variant) for p in PROTOCOLS for variant in variants]
-    for protocol, data, drop, counts, solar, models in runs.progress(todo, "protocols"):
+    tasks = [(data, model, protocol, split, drop) for protocol, data, drop, *_, models in todo for model in models
+             for split in range(repeats[protocol])]
+    spread(sorted(tasks, key=lambda task: ("SA-CMF", PROTOCOLS[1]) != task[1:3]))  # the longest first
+    for protocol, data, drop, counts, solar, models in todo:
         found = {}
         for model in models:
-            found[model] = [out_of_fold(data, model, protocol, split, drop)
-                            for split in range(splits if protocol == PROTOCOLS[0] else 1)]
+            found[model] = [out_of_fold(data, model, protocol, split, drop) for split in range(repeats[protocol])]
         if "discriminant" in found:
             found["SA-CMF and discriminant"] = [average(a, b) for a, b in zip(
                 found["SA-CMF"], found["discriminant"], strict=True)]
