@@ -22,10 +22,11 @@
 # interval clear of zero. Whether the rest of CMFS is worth its cost against both cameras as four channels of one
 # encoder (0.32) is not shown, and none of its parts shows a gain (notebook 08); without the names of the classes, whose
 # gate is open everywhere, it is ahead. Bicycles and bags are not found at all. Another network labels the infrared
-# pictures alone better than the pictures fused by any method.
+# pictures alone better than the pictures fused by any method. On real fields in red and near infrared a small U-Net on
+# both bands (0.78) is ahead of CMFS (0.74).
 #
-# A minute on one CPU core; no GPU, no download. All pictures are simulated. Real fields (`data = "cwfid"`) need
-# `CMF_DATA` and half an hour.
+# A minute on one CPU core; no GPU, no download. All pictures are simulated, but for the fields (`data = "cwfid"`),
+# which need `CMF_DATA` and most of an hour.
 
 # %% tags=["parameters"]
 data = "simulated"        # which pictures; one of: simulated, cwfid

@@ -10,7 +10,7 @@ several networks.
 
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -197,8 +197,9 @@ def spread(tasks: list[tuple]) -> None:
         return
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _alone)
     try:
-        for _ in runs.progress(pool.map(_cached, tasks), "models", len(tasks)):
-            pass
+        asked = [pool.submit(_cached, task) for task in tasks]
+        for done in runs.progress(as_completed(asked), "models", len(tasks)):
+            done.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
