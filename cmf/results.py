@@ -13,6 +13,8 @@ from cmf import runs, weights
 from cmf.studies import (
     anomaly,
     collected,
+    cost,
+    cost_scan,
     deepspace,
     downstream,
     explained,
@@ -178,12 +180,25 @@ def missing_modality() -> None:
                       scenes=trios.SCENES)
 
 
+def cost_gpu() -> None:
+    """What methods and scans cost on a GPU: results/cost_gpu.csv, scan_gpu.csv. Left out where there is none; the
+    committed tables stay."""
+    if not torch.cuda.is_available():
+        print("cost_gpu is left out: it needs a CUDA device; the committed tables stay")
+        return
+    table = cost.table(most=float("inf"), methods=tuple(cost.NETWORKS), device="cuda")
+    runs.write_result("cost_gpu", table, profile="demo", precision="float32; convolutions in TF32, torch's default")
+    scans = cost_scan.table(most=1 << 27, repeats=20, device="cuda")
+    runs.write_result("scan_gpu", scans.drop(columns=["cpu", "load", "threads"]), profile="demo", precision="float32")
+
+
 RESULTS = {"demo": {"deepspace_classifier": deepspace_classifier, "deepspace_arms": deepspace_arms,
                     "cmaf_arms": cmaf_arms, "cmaf_controls": cmaf_controls, "cmaf_scores": cmaf_scores,
                     "cmaf_surveillance": cmaf_surveillance, "cmi_arms": cmi_arms, "cmfs_encoder": cmfs_encoder,
                     "cmfs_street": cmfs_street, "cmfs_arms": cmfs_arms, "cmfs_ablations": cmfs_ablations,
                     "cmfs_noise": cmfs_noise, "downstream": downstream_miou,
-                    "shared_information": shared_information, "missing_modality": missing_modality},
+                    "shared_information": shared_information, "missing_modality": missing_modality,
+                    "cost_gpu": cost_gpu},
            "real": {"cmi_fusion": cmi_fusion}}
 
 

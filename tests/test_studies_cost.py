@@ -1,10 +1,12 @@
 """Costs: counts against hand counts, and measurements that are at least there and of the right order."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
 
-from cmf.studies import cost
+from cmf.studies import cost, cost_measured
 
 
 @pytest.fixture
@@ -56,7 +58,9 @@ def test_methods_without_pictures_cost_the_same_at_any_size(method):
 
 def test_a_measurement_in_a_process_of_its_own():
     small, large = cost.measure("Laplacian pyramid", [(64, 64), (1024, 1024)])
-    assert set(small) == {"seconds", "seconds_p95", "memory_mib"}
+    assert set(small) == {"seconds", "seconds_p95", "memory_mib", "per_second", "batch", "joules"}
+    assert small["per_second"] > large["per_second"] > 0 and small["batch"] in cost_measured.BATCHES
+    assert small["joules"] is None or 0 < small["joules"] < large["joules"]
     assert 0 < small["seconds"] < large["seconds"] <= large["seconds_p95"]
     assert small["memory_mib"] < 8 < large["memory_mib"] < 200              # the picture itself: 4 MiB
 
@@ -64,7 +68,7 @@ def test_a_measurement_in_a_process_of_its_own():
 def test_rows_measured_and_scaled(convolution, monkeypatch):
     asked = []
 
-    def measure(method, sizes, threads):
+    def measure(method, sizes, threads, device):
         asked.extend(sizes)
         return [dict(seconds=h * w / 1000, seconds_p95=h * w / 500, memory_mib=1.0) for h, w in sizes]
 
@@ -94,6 +98,31 @@ def test_unknown_methods_are_refused():
             function("mean")
     with pytest.raises(ValueError, match="no network 'pixel maximum'; there are CMI-Fusion, .*CMAF"):
         cost.tensors("pixel maximum", (8, 8))
+
+
+def test_batches_are_the_sample_again_and_the_best_one_counts(convolution, monkeypatch):
+    seen = []
+
+    class Slow(nn.Module):
+        def forward(self, batch):
+            seen.append(len(batch["visible"]))
+            assert torch.equal(batch["visible"][0], batch["visible"][-1])
+            time.sleep(0.004 if seen[-1] < 64 else 0.6)
+
+    monkeypatch.setitem(cost.NETWORKS, "CMI-Fusion", lambda size: (Slow(), cost._pictures(size)))
+    counted = []
+
+    def joules(work, device):
+        began = len(seen)
+        work()
+        counted.extend(seen[began:])
+        return 100.0
+
+    monkeypatch.setattr(cost_measured, "_first", lambda call, on_gpu: (0.1, 1))
+    monkeypatch.setattr(cost_measured, "joules", joules)
+    found, = cost_measured.main("CMI-Fusion", torch.get_num_threads(), [(8, 8)])
+    assert set(seen) == {1, 4, 16, 64} and found["batch"] == 16 and 1000 < found["per_second"] < 4000
+    assert set(counted) == {16} and found["joules"] == pytest.approx(100 / sum(counted))
 
 
 def test_a_process_that_fails_is_named(monkeypatch):

@@ -1,19 +1,17 @@
-"""What the methods cost: parameters, multiply-adds, seconds and memory of one forward pass on a CPU.
+"""What the methods cost: parameters, multiply-adds, seconds, memory, throughput and energy on a CPU or a GPU.
 
-Parameters, multiply-adds and the bytes of tensors are counted, the same on every machine. Seconds and memory are
-measured, each method in a process of its own, which this module is when it is run. Where that would take too long,
-seconds are those of a smaller picture scaled by the number of pixels, and said to be.
+Parameters, multiply-adds and the bytes of tensors are counted, the same on every machine. The others are measured, each
+method in a process of its own (`cmf.studies.cost_measured`). Where that would take too long, seconds are those of a
+smaller picture scaled by the number of pixels, and said to be.
 
-Axes: B = 1, H, W rows and columns, L words.
+Axes: B pairs at once, H, W rows and columns, L words.
 """
 
-import ctypes
 import json
 import os
 import platform
 import subprocess
 import sys
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -29,7 +27,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cmf import runs, weights
 from cmf.methods import cmaf, cmfs, cmi_fusion, cmi_fusion_published, sacmf
-from cmf.metrics.timing import latency
 from cmf.studies import classical
 
 SIZES = ((256, 256), (480, 640), (1024, 1024))
@@ -37,9 +34,8 @@ TRAINED = Path(__file__).resolve().parents[1] / "trained"
 WORDS = 16                       # of a sentence
 SEGMENTS, CAPTIONS = 30, 120     # of a clip of 60 s: segments, and words of its captions
 MOST = 1e11                      # multiply-adds that are run; where more are needed, seconds are scaled
-BUDGET = 1.5                     # seconds of repetitions, about
 COLUMNS = ("method", "input", "parameters", "multiply_adds", "seconds", "seconds_p95", "memory_mib", "tensors_mib",
-           "from_size")
+           "per_second", "batch", "joules", "from_size")
 
 
 def _shape() -> cmi_fusion.Shape:
@@ -178,26 +174,29 @@ class _Living(TorchDispatchMode):
         self.now -= size
 
 
-def measure(method: str, sizes: Sequence[tuple[int, int]] = SIZES, threads: int = 1) -> list[dict]:
-    """Seconds and memory of one forward pass at batch 1 at each size, in a new process.
+def measure(method: str, sizes: Sequence[tuple[int, int]] = SIZES, threads: int = 1, device: str = "cpu") -> list[dict]:
+    """Seconds, memory, throughput and energy of forward passes at each size, in a new process.
 
     Args:
         method: one of `METHODS`.
         sizes: rows and columns, ascending.
         threads: of torch and OpenCV.
+        device: "cpu" or "cuda"; of no effect on the classical methods, which run on the CPU.
 
     Returns:
-        For each size a dict: seconds, the median, and seconds_p95, of 3 to 20 calls after one to warm up; memory_mib,
-        the most that the process held above what it held before the call, with network and batch in place. On Linux
-        that is VmHWM of /proc/self/status, reset before the call: ru_maxrss, taken elsewhere, counts what the parent
-        held when the process began.
+        For each size a dict: seconds, the median, and seconds_p95, of 3 to 20 calls at batch 1 after one to warm up;
+        memory_mib, the most that was held above what was held before the call, with network and batch in place: by the
+        process, or on a GPU by torch's allocator. On Linux the process's is VmHWM of /proc/self/status, reset before
+        the call: ru_maxrss, taken elsewhere, counts what the parent held when the process began. per_second: samples a
+        second at the best batch of `cost_measured.BATCHES`, which is in batch; joules: energy of one sample there, of
+        all processor packages or of the GPU, None where no counter can be read (`cmf.metrics.energy`).
 
     Raises:
         ValueError: another method.
-        RuntimeError: the process failed.
+        RuntimeError: the process failed, for want of a GPU for example.
     """
     _check(method)
-    command = [sys.executable, "-m", "cmf.studies.cost", method, str(threads), json.dumps(list(sizes))]
+    command = [sys.executable, "-m", "cmf.studies.cost_measured", method, str(threads), json.dumps(list(sizes)), device]
     number = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | number,
                           cwd=Path(__file__).resolve().parents[2])
@@ -208,15 +207,17 @@ def measure(method: str, sizes: Sequence[tuple[int, int]] = SIZES, threads: int 
 
 
 def table(sizes: Sequence[tuple[int, int]] = SIZES, threads: int = 1, methods: Sequence[str] = METHODS,
-          most: float = MOST) -> pd.DataFrame:
-    """Counts and measurements of methods at sizes, a row each; kept in the cache for this kind of processor.
+          most: float = MOST, device: str = "cpu") -> pd.DataFrame:
+    """Counts and measurements of methods at sizes, a row each; kept in the cache for this kind of processor or GPU.
 
     Args:
         sizes: rows and columns, ascending by pixels.
         threads: of torch and OpenCV.
         methods: some of `METHODS`.
         most: multiply-adds that are run. Beyond, seconds are those of a square below that number, times the ratio of
-            pixels; its side is in the column from_size, which is 0 where nothing is scaled, and memory is not given.
+            pixels; its side is in the column from_size, which is 0 where nothing is scaled, and memory, throughput and
+            energy are not given.
+        device: "cpu" or "cuda".
 
     Returns:
         Columns `COLUMNS`, device and threads.
@@ -226,15 +227,17 @@ def table(sizes: Sequence[tuple[int, int]] = SIZES, threads: int = 1, methods: S
         RuntimeError: as `measure`.
     """
     def compute() -> dict:
-        rows = [row for method in runs.progress(methods, "cost") for row in _rows(method, sizes, threads, most)]
+        rows = [row for method in runs.progress(methods, "cost")
+                for row in _rows(method, sizes, threads, most, device)]
         return dict(table=pd.DataFrame(rows, columns=COLUMNS))
 
     for method in methods:
         _check(method)
+    name = torch.cuda.get_device_name() if device == "cuda" else processor()
     found = runs.cached("cost", compute, parameters=dict(
-        sizes=[list(size) for size in sizes], threads=threads, methods=list(methods), most=most, device=processor(),
+        sizes=[list(size) for size in sizes], threads=threads, methods=list(methods), most=most, device=name,
         shape=asdict(_shape())))
-    return found["table"].assign(device=processor(), threads=threads)
+    return found["table"].assign(device=name, threads=threads)
 
 
 def processor() -> str:
@@ -244,7 +247,7 @@ def processor() -> str:
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
-def _rows(method, sizes, threads, most) -> list[dict]:
+def _rows(method, sizes, threads, most, device="cpu") -> list[dict]:
     if method in INPUTS:
         sizes = sizes[:1]
     counted = [multiply_adds(method, size) for size in sizes]
@@ -252,7 +255,7 @@ def _rows(method, sizes, threads, most) -> list[dict]:
     scaled = [size for size in sizes if size not in direct]
     side = int((most * sizes[-1][0] * sizes[-1][1] / max(counted[-1], 1)) ** 0.5) // 16 * 16
     run = sorted(direct + [(side, side)] * bool(scaled), key=np.prod)
-    found = dict(zip(run, measure(method, run, threads), strict=True))
+    found = dict(zip(run, measure(method, run, threads, device), strict=True))
     rows = []
     for size, count in zip(sizes, counted, strict=True):
         values = found.get(size)
@@ -276,59 +279,3 @@ def _built(method: str, size) -> tuple[nn.Module, dict]:
 def _check(method: str) -> None:
     if method not in METHODS:
         raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")
-
-
-def _call(method: str, size) -> Callable:
-    """One forward pass, as a function without arguments."""
-    torch.manual_seed(0)
-    if method in CLASSICAL:
-        function, pair = classical.CLASSICAL[method], np.random.default_rng(0).random((2, *size), np.float32)
-        return lambda: function(*pair)
-    network, batch = NETWORKS[method](size)
-    network = network.eval().requires_grad_(False)
-    return torch.no_grad()(lambda: network(batch))
-
-
-def _held() -> tuple[int, int]:
-    """Bytes that this process holds now, and held at most since `_forget`."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        kib = dict(line.split()[:2] for line in status.read_text().splitlines() if line.startswith(("VmRSS", "VmHWM")))
-        return 1024 * int(kib["VmRSS:"]), 1024 * int(kib["VmHWM:"])
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return most, most
-
-
-def _forget() -> None:
-    """Give free memory back to the system, and let the most that was held be what is held now."""
-    if sys.platform == "linux":
-        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:        # not allowed in some containers: what was held most before counts
-            pass
-
-
-def main(method: str, threads: int, sizes) -> list[dict]:
-    """What `measure` says, measured in this process."""
-    import cv2
-
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-    _call(method, (32, 32))()                                # libraries are loaded
-    rows = []
-    for size in sizes:
-        call = _call(method, size)
-        _forget()
-        before, began = _held()[0], time.perf_counter()
-        call()
-        seconds, memory = time.perf_counter() - began, _held()[1] - before
-        found = latency(call, warmup=0, repeats=int(np.clip(BUDGET / seconds, 3, 20)))
-        rows.append(dict(seconds=found["median"], seconds_p95=found["p95"], memory_mib=max(memory, 0) / 2**20))
-    return rows
-
-
-if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))))
