@@ -253,7 +253,7 @@ def _rows(method, sizes, threads, most, device="cpu") -> list[dict]:
     counted = [multiply_adds(method, size) for size in sizes]
     direct = [size for size, count in zip(sizes, counted, strict=True) if count <= most]
     scaled = [size for size in sizes if size not in direct]
-    side = int((most * sizes[-1][0] * sizes[-1][1] / max(counted[-1], 1)) ** 0.5) // 16 * 16
+    side = int((most * np.prod(sizes[-1]) / counted[-1]) ** 0.5) // 16 * 16 if scaled else 0
     run = sorted(direct + [(side, side)] * bool(scaled), key=np.prod)
     found = dict(zip(run, measure(method, run, threads, device), strict=True))
     rows = []
