@@ -134,6 +134,9 @@ def fit(
 ) -> Result:
     """Train `model` in place and leave it in eval mode with the weights of its best epoch.
 
+    On a GPU where there is one, in bfloat16 where the recipe allows; losses are taken in float32. At the end the model
+    is on the device again that it came from, in its own precision.
+
     Args:
         model: maps a batch to a dict of outputs.
         train: data set of dicts of tensors; its `collate` is used when it has one.
@@ -146,8 +149,8 @@ def fit(
         label: words beside the progress bar, which the main process shows.
 
     Raises:
-        ValueError: no samples, fewer samples than processes, a batch that does not divide into the micro-batches
-            of all processes, or a run folder of another recipe, model or number of processes.
+        ValueError: no samples, fewer samples than processes, fewer GPUs than processes, a batch that does not divide
+            into the micro-batches of all processes, or a run folder of another recipe, model or number of processes.
         FloatingPointError: a loss that is not finite, with epoch and step.
         RuntimeError: another process was killed or hangs, or the processes were not joined.
     """
@@ -160,6 +163,7 @@ def fit(
         raise ValueError(f"a batch of {recipe.batch} does not divide into {recipe.accumulate} micro-batches on each of "
                          f"{world} processes; give a multiple of {world * recipe.accumulate}")
     torch.manual_seed(recipe.seed * 1_000_003 + process)
+    home = next(model.parameters()).device
     order = EpochOrder(len(train), recipe.seed)
     shares = training_processes.Shares(order, recipe.batch, process, world, recipe.accumulate)
     loader = DataLoader(train, batch_sampler=shares, collate_fn=getattr(train, "collate", None))
@@ -186,8 +190,7 @@ def fit(
             if augment:
                 batch = augment(batch, _generator(recipe.seed, epoch, step, part, process))
             batch = send_to_device(batch, accelerator.device)
-            with accelerator.autocast():
-                terms = criterion(model(batch), batch)
+            terms = criterion(model(batch), batch)     # outputs are float32 again: losses want the digits
             if not torch.isfinite(terms["loss"]):
                 values = {name: float(term.detach()) for name, term in terms.items()}
                 raise FloatingPointError(f"the loss is not finite at epoch {epoch}, step {step}: {values}; "
@@ -215,7 +218,7 @@ def fit(
         if recipe.patience and epoch - state.best_epoch >= recipe.patience:
             break
     model.load_state_dict(state.best)
-    model.eval()
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval().to(home)
     accelerator.free_memory()
     history = pd.DataFrame(state.history)
     return Result(history, state.best_epoch, state.best_score, float(history.seconds.sum()))

@@ -33,8 +33,13 @@ def start() -> PartialState:
 
     Raises:
         RuntimeError: this launch has several processes, but Accelerate was started before as one.
+        ValueError: this machine has GPUs, but fewer than processes of this launch.
     """
     launched = int(os.environ.get("WORLD_SIZE", 1))
+    here, cards = int(os.environ.get("LOCAL_WORLD_SIZE", launched)), torch.cuda.device_count()
+    if 0 < cards < here:
+        raise ValueError(f"{here} processes on this machine for {cards} GPUs; start one a GPU, or hide the GPUs to "
+                         "train on the CPU: CUDA_VISIBLE_DEVICES= torchrun ...")
     if launched > 1:      # imported later, as Accelerate does, the defaults of its functions would keep the group open
         from torch.distributed.nn import functional  # noqa: F401
     device = torch.accelerator.current_accelerator(check_available=True)

@@ -1,7 +1,15 @@
-"""Every property test says so in the JUnit file, for tests/counts.py; a fixture that several files use."""
+"""Tests run on the CPU, those marked gpu on a GPU too; property tests say so in the JUnit file; a common fixture."""
+
+import os
 
 import pytest
 import torch
+
+
+def pytest_configure(config):
+    """Hide GPUs, unless `-m gpu` asks for the tests that also run on one: numbers of the others are a CPU's."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def plainly(u, delta, A, B, C, D):
 def gradients(inputs, backend):
     leaves = {name: x.clone().requires_grad_() for name, x in inputs.items()}
     y = selective_scan(**leaves, backend=backend)
-    weight = torch.cos(torch.arange(y.numel())).view(y.shape).to(y.dtype)
+    weight = torch.cos(torch.arange(y.numel())).view(y.shape).to(y)
     return dict(zip(leaves, torch.autograd.grad((y * weight).sum(), list(leaves.values())), strict=True))
 
 

@@ -171,6 +171,7 @@ def test_triton_kernels_compile():
     _alone("built", TRITON_INTERPRET="0")
 
 
+@pytest.mark.gpu
 @TRITON
 @CUDA
 def test_triton_kernels_on_the_device():

@@ -306,6 +306,7 @@ def test_an_empty_table_is_refused():
         QuantileTable(2)(X)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_agrees_with_cpu():
     x, y = dependent(3000, 6, 5, 13, torch.float32)

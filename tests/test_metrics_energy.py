@@ -50,6 +50,7 @@ def test_a_gpu_without_its_library(monkeypatch):
     assert energy.joules(lambda: None, "cuda") is None
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device: its energy is not counted")
 def test_a_gpu_spends_more_the_longer_it_works():
     x = torch.randn(4096, 4096, device="cuda")

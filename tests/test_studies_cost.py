@@ -129,3 +129,25 @@ def test_a_process_that_fails_is_named(monkeypatch):
     monkeypatch.setattr(cost.sys, "executable", "false")
     with pytest.raises(RuntimeError, match="CMAF could not be measured, exit status 1: nothing was said"):
         cost.measure("CMAF")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device: nothing is measured on one")
+@pytest.mark.parametrize("method", cost.NETWORKS)
+def test_networks_say_the_same_on_a_gpu(method, monkeypatch):
+    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", False)
+    torch.manual_seed(0)
+    network, batch = cost.NETWORKS[method]((64, 96))
+    network = network.eval().requires_grad_(False)
+    here = network(batch)
+    there = network.cuda()({name: x.cuda() for name, x in batch.items()})
+    for name, value in here.items():
+        if torch.is_tensor(value) and value.is_floating_point():
+            torch.testing.assert_close(there[name].cpu(), value, rtol=1e-3, atol=1e-3 * float(value.abs().max()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device: nothing is measured on one")
+def test_a_measurement_on_a_gpu():
+    found, = cost.measure("CMI-Fusion", [(64, 64)], device="cuda")
+    assert found["seconds"] > 0 and found["memory_mib"] > 0 and found["per_second"] >= 0.5 / found["seconds"]

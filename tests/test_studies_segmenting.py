@@ -133,6 +133,7 @@ def test_measures_are_of_the_luma(some):
     assert study.measured([grey], some.test).EN[0] == table.EN[0]
 
 
+@pytest.mark.gpu
 def test_two_runs_agree(some):
     def states():
         model, weights = study.build("CMFS", some, 2)

@@ -32,7 +32,8 @@ def criterion(outputs, batch):
 
 
 def accuracy(model):
-    test = data(seed=1).columns
+    device = next(model.parameters()).device
+    test = {name: x.to(device) for name, x in data(seed=1).columns.items()}
     with torch.no_grad():
         return (model(test)["logits"].argmax(1) == test["labels"]).float().mean().item()
 
@@ -45,14 +46,17 @@ def trained(run=None, recipe=RECIPE, score=accuracy):
     return model, fit(model, data(), criterion, recipe, score=score, run=run)
 
 
+@pytest.mark.gpu
 def test_learns_and_repeats_itself():
     model, result = trained()
     again, other = trained()
-    assert accuracy(model) > 0.85 and accuracy(model) == result.best_score
+    assert {p.device.type for p in model.parameters()} == {"cpu"}          # where it came from
+    assert accuracy(model) > 0.85 and accuracy(model) == pytest.approx(result.best_score, abs=0.01)
     assert result.history.drop(columns="seconds").equals(other.history.drop(columns="seconds"))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
+@pytest.mark.gpu
 def test_resumed_equals_uninterrupted(tmp_path):
     whole, result = trained(tmp_path / "whole")
 

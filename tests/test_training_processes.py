@@ -234,7 +234,11 @@ def test_shares_hand_out_every_sample_once(n, batch, processes, parts):
 
 def test_processes_that_were_not_joined_are_refused(monkeypatch):
     start()
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 processes on this machine for 1 GPUs; start one a GPU, or hide the GPUs"):
+        start()
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(RuntimeError, match="WORLD_SIZE is 2, but Accelerate was started with 1 process; call .*start"):
         fit(Net(), data(), criterion, Recipe())
 
