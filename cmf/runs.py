@@ -189,11 +189,21 @@ def cached(name: str, function: Callable[[], Mapping], /, *, inputs: Mapping | N
         >>> features["x"].tolist()
         [0, 1, 4]
     """
-    _check_name(name)
-    key = cache.digest({"inputs": dict(inputs or {}), "parameters": dict(parameters or {}), "versions": versions(),
-                  "code": sorted({cache.source_hash(item) for item in (function, *code)})})
-    used(f"cached {name}", key)
-    return cache.keep(paths.cache() / name / key, function)
+    folder = _place(name, function, inputs, parameters, code)
+    used(f"cached {name}", folder.name)
+    return cache.keep(folder, function)
+
+
+def is_cached(name: str, function: Callable[[], Mapping], /, *, inputs: Mapping | None = None,
+              parameters: Mapping | None = None, code: Sequence[ModuleType | Callable] = ()) -> bool:
+    """Does the cache hold what `cached` gives for the same arguments? Nothing is computed or read.
+
+    True for a damaged value too, which `cached` computes again.
+
+    Raises:
+        TypeError, ValueError: an input that cannot be hashed, or a name with other characters, as `cached`.
+    """
+    return _place(name, function, inputs, parameters, code).is_dir()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -213,6 +223,15 @@ def same_facts(one: Mapping, other: Mapping) -> bool:
         return {**record, "run": {k: v for k, v in run.items() if k not in ("seconds", "commit", "dirty")}}
 
     return steady(one) == steady(other)
+
+
+def _place(name: str, function: Callable, inputs: Mapping | None, parameters: Mapping | None,
+           code: Sequence[ModuleType | Callable]) -> Path:
+    """The folder of a cached value, named by its key."""
+    _check_name(name)
+    key = cache.digest({"inputs": dict(inputs or {}), "parameters": dict(parameters or {}), "versions": versions(),
+                        "code": sorted({cache.source_hash(item) for item in (function, *code)})})
+    return paths.cache() / name / key
 
 
 def _result(name: str, profile: str | None) -> Path:

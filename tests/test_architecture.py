@@ -17,6 +17,7 @@ EVERYTHING = None
 # part of cmf -> parts it may import, beside itself; a part that is missing here fails the test
 MAY_IMPORT = {
     "paths": set(), "sources": set(), "cache": {"sources"}, "runs": {"cache", "paths", "sources"},
+    "processes": {"runs"},
     "metrics": set(), "copula": set(), "blocks": set(), "catalogue": set(), "simulate": set(), "weights": set(),
     "plots": {"paths", "runs"},  # a figure carries the provenance of its run
     "book": {"catalogue", "paths", "runs", "sources"}, "paper": {"paths"}, "site": {"paths"},

@@ -125,6 +125,17 @@ def test_a_failed_computation_leaves_nothing_that_counts(root):
     assert runs.cached("twice", function) == {"n": 1}
 
 
+def test_is_cached_asks_for_the_place_where_cached_keeps(root):
+    asked = dict(inputs={"x": np.arange(3)}, parameters={"k": 2})
+    assert not runs.is_cached("asked", everything, **asked)
+    runs.cached("asked", everything, **asked)
+    assert runs.is_cached("asked", everything, **asked)
+    assert not runs.is_cached("asked", everything, **asked | dict(parameters={"k": 3}))
+    assert not runs.is_cached("asked", lambda: {}, **asked) and not runs.is_cached("other", everything, **asked)
+    with pytest.raises(ValueError, match="lower-case letters, digits and underscores only, got 'a b'"):
+        runs.is_cached("a b", everything)
+
+
 @pytest.mark.parametrize("value, error, words", [
     ([1], TypeError, "returns a dict, got list"),
     ({"f": pd.DataFrame({"a": [1]}, index=[7])}, ValueError, "'f' has an index of its own; call reset_index"),

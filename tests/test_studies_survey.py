@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cmf import processes
 from cmf.datasets.deepspace import TargetSet
 from cmf.datasets.survey_features import IMAGE_GROUPS, SEQUENCE_GROUPS, Group
 from cmf.studies import survey
@@ -64,9 +65,12 @@ def test_models_are_computed_in_processes_and_read_from_the_cache(tmp_path, monk
     found, protocols = made(), survey.PROTOCOLS
     alone = [survey.out_of_fold(found, "logistic", p) for p in protocols]
     monkeypatch.setenv("CMF_CACHE_DIR", str(tmp_path / "spread"))
-    monkeypatch.setattr(survey.os, "cpu_count", lambda: 2)
-    survey.spread([(found, "logistic", p, 0, ("counts",)) for p in protocols])
+    monkeypatch.setattr(processes.os, "cpu_count", lambda: 2)
+    tasks = [(found, "logistic", p, 0, ("counts",)) for p in protocols]
+    survey.learn(tasks)
     monkeypatch.setattr(survey, "cross_validate", lambda *_: pytest.fail("not taken from the cache"))
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", lambda *_: pytest.fail("processes for nothing"))
+    survey.learn(tasks)
     for protocol, before in zip(protocols, alone, strict=True):
         assert np.array_equal(survey.out_of_fold(found, "logistic", protocol), before)
 
@@ -94,7 +98,7 @@ def test_the_table_has_a_row_a_model_and_protocol(monkeypatch):
         return np.eye(len(survey.classes))[survey.labels]
 
     monkeypatch.setattr(survey, "out_of_fold", predicted)
-    monkeypatch.setattr(survey, "spread", lambda tasks: [predicted(*task) for task in tasks])
+    monkeypatch.setattr(survey, "learn", lambda tasks: [predicted(*task) for task in tasks])
     table, kept = survey.table(made())
     assert (table.macro_f1 == 1).all() and (table.low == 1).all()
     assert table.groupby("protocol").size().to_dict() == {protocol: 16 for protocol in survey.PROTOCOLS}

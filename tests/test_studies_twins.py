@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from cmf import catalogue, runs, training
+from cmf import catalogue, processes, runs, training
 from cmf.encoders import frozen, vocabulary
 from cmf.encoders.blip import BLIP
 from cmf.encoders.clip import CLIP
@@ -264,6 +264,18 @@ def test_scenes_are_rendered_once_and_the_same(tmp_path, monkeypatch):
     assert len(one["captions"][0]) == 4 and set(one["facts"][0]) == {"light", "weather", "counts"}
     clips = twins_data._clip_part("validation", 1, 0)
     assert clips["pictures"].shape == (twins_data.FRAMES, 128, 128, 3) and len(clips["captions"][0]) == 4
+
+
+def test_scenes_of_several_processes_come_in_order_and_from_the_cache_later(tmp_path, monkeypatch):
+    monkeypatch.setenv("CMF_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(twins_data, "CHUNK", 1)
+    monkeypatch.setattr(processes.os, "cpu_count", lambda: 2)
+    found = twins_data.scenes("validation", 2, seed=3)
+    one, two = (twins_data._street_part("validation", 1, seed) for seed in (3000, 3001))
+    assert np.array_equal(found.pictures.numpy(), np.concatenate([one["pictures"], two["pictures"]]))
+    assert found.captions == one["captions"] + two["captions"] and found.facts == one["facts"] + two["facts"]
+    monkeypatch.setattr(processes, "spread", lambda *_: pytest.fail("rendered again"))
+    assert np.array_equal(twins_data.scenes("validation", 2, seed=3).pictures, found.pictures)
 
 
 @pytest.fixture

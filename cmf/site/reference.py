@@ -16,7 +16,7 @@ GROUPS = {  # page: (title, parts of cmf), as data flows
     "blocks": ("Blocks and copula", ("blocks", "copula")),
     "methods": ("Methods and losses", ("methods", "losses", "fusion_losses", "segmentation_losses", "baselines",
                                        "detection")),
-    "training": ("Training", ("training", "training_processes", "training_state", "runs", "cache")),
+    "training": ("Training", ("training", "training_processes", "training_state", "processes", "runs", "cache")),
     "measures": ("Measures", ("metrics",)),
     "studies": ("Experiments", ("studies", "results")),
     "work": ("Figures, notebooks, command line", ()),      # every other part

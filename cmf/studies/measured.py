@@ -1,15 +1,13 @@
 """`python -m cmf measure`: folders of fused pictures to tables of measures, their means and a table of ranks."""
 
 import math
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cmf import runs
+from cmf import processes
 from cmf.datasets import pairs
 from cmf.datasets.names import listed
 from cmf.datasets.pictures import read
@@ -47,21 +45,11 @@ def _evaluate(task) -> dict:
 
 
 def spread(work, tasks: list, jobs: int | None) -> list:
-    """Answers of `work`, in the order of the tasks, over `jobs` processes."""
-    if jobs is not None and jobs < 1:
-        raise ValueError(f"{jobs} processes: expected 1 or more")
-    jobs = min(jobs or os.cpu_count() or 1, math.ceil(len(tasks) / (1 if jobs else 16)))
-    if jobs <= 1:
-        return [work(task) for task in runs.progress(tasks, "measure")]
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _alone)
-    try:
-        return list(runs.progress(pool.map(work, tasks), "measure", len(tasks)))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    """`cmf.processes.spread` of pictures to measure: a process pays from 16 of them, and has one thread of OpenCV."""
+    return processes.spread(work, tasks, "measure", jobs, each=16, first=_one_thread)
 
 
-def _alone() -> None:
-    """One thread a process."""
+def _one_thread() -> None:
     import cv2
 
     cv2.setNumThreads(1)

@@ -8,9 +8,7 @@ The recipe is for some two hundred objects: whole-batch steps, strong noise, mix
 several networks.
 """
 
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cmf import runs
+from cmf import processes, runs
 from cmf.baselines import average, cross_validate, stratified_folds
 from cmf.copula import mutual_information
 from cmf.datasets.survey_features import IMAGE_GROUPS, SEQUENCE_GROUPS, Group, join, survey_features
@@ -165,6 +163,12 @@ def networks(survey: Survey, arm: str, held: np.ndarray, seed: int, drop: tuple[
 def out_of_fold(survey: Survey, arm: str, protocol: str, split: int = 0,
                 drop: tuple[str, ...] = ("counts",)) -> np.ndarray:
     """Probabilities (n, K) of an arm of ARMS or a model of `cmf.baselines`, every object predicted once; cached."""
+    compute, facts = _asked(survey, arm, protocol, split, drop)
+    return runs.cached("survey_arm", compute, **facts)["p"]
+
+
+def _asked(survey: Survey, arm: str, protocol: str, split: int, drop: tuple[str, ...]) -> tuple[Callable, dict]:
+    """What computes the probabilities of `out_of_fold`, and what they rest on, both as `runs.cached` takes them."""
     held = folds(survey, protocol, split)
 
     def compute() -> dict:
@@ -187,31 +191,22 @@ def out_of_fold(survey: Survey, arm: str, protocol: str, split: int = 0,
     inputs = {name: group.values for name, group in survey.groups.items()} | dict(
         labels=survey.labels, source=[str(s) for s in survey.source])
     parameters = dict(arm=arm, change=str(ARMS.get(arm)), protocol=protocol, split=split, drop=list(drop))
-    return runs.cached("survey_arm", compute, inputs=inputs, parameters=parameters)["p"]
+    return compute, dict(inputs=inputs, parameters=parameters)
 
 
-def spread(tasks: list[tuple]) -> None:
-    """Compute and cache `out_of_fold(*task)` for every task, one process a core: its networks are small."""
-    workers = min(len(tasks), os.cpu_count() or 1)
-    if workers <= 1:
-        return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _alone)
-    try:
-        asked = [pool.submit(_cached, task) for task in tasks]
-        for done in runs.progress(as_completed(asked), "models", len(tasks)):
-            done.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+def learn(tasks: list[tuple]) -> None:
+    """Compute and cache `out_of_fold(*task)` where it is not cached yet, one process a core: the networks are small.
+
+    tasks: each (survey, arm, protocol, split, drop).
+    """
+    def waits(task: tuple) -> bool:
+        compute, facts = _asked(*task)
+        return not runs.is_cached("survey_arm", compute, **facts)
+
+    processes.spread(_learn, [task for task in tasks if waits(task)], "models")
 
 
-def _alone() -> None:
-    """One thread a process, and the bar of the whole instead of one a network."""
-    torch.set_num_threads(1)
-    os.environ.pop("CMF_PROGRESS", None)
-    os.environ["TQDM_DISABLE"] = "1"
-
-
-def _cached(task: tuple) -> None:
+def _learn(task: tuple) -> None:
     out_of_fold(*task)
 
 
@@ -231,7 +226,7 @@ def table(survey: Survey, splits: int = 2) -> tuple[pd.DataFrame, dict[tuple[str
     todo = [(p, *variant) for p in PROTOCOLS for variant in variants]
     tasks = [(data, model, protocol, split, drop) for protocol, data, drop, *_, models in todo for model in models
              for split in range(repeats[protocol])]
-    spread(sorted(tasks, key=lambda task: ("SA-CMF", PROTOCOLS[1]) != task[1:3]))  # the longest first
+    learn(sorted(tasks, key=lambda task: ("SA-CMF", PROTOCOLS[1]) != task[1:3]))  # the longest first
     for protocol, data, drop, counts, solar, models in todo:
         found = {}
         for model in models:

@@ -3,9 +3,6 @@
 Axes: n pictures, K captions a picture, C kinds of objects, H = W picture side.
 """
 
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmf import runs
+from cmf import processes, runs
 from cmf.encoders import vocabulary
 from cmf.simulate import street, street_words, surveillance, surveillance_words
 
@@ -101,12 +98,7 @@ def scenes(split: str, pictures: int, clips: int = 0, seed: int = 0) -> Captione
     jobs += [(_clip_part, split, min(CLIPS, clips - k), 1000 * seed + k // CLIPS) for k in range(0, clips, CLIPS)]
 
     def compute():
-        if len(jobs) == 1:
-            parts = [_work(jobs[0])]
-        else:
-            workers = min(len(jobs), os.cpu_count() or 1)
-            with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-                parts = list(runs.progress(pool.map(_work, jobs), f"scenes of {split}", len(jobs)))
+        parts = processes.spread(_work, jobs, f"scenes of {split}")
         made = {name: np.concatenate([part[name] for part in parts]) for name in ("pictures", "cover")}
         return made | {name: [x for part in parts for x in part[name]] for name in ("captions", "facts")}
 
