@@ -91,6 +91,9 @@ test: $(READY) ## unit, property, architecture and notebook tests, with counts
 	    CMF_PROGRESS=/dev/null TQDM_DISABLE=1 PYTHONHASHSEED=0 $(RUN) -m pytest -q --nbval-lax \
 	        --nbval-current-env --nbval-cell-timeout=900 --junitxml=build/test/notebooks.xml $(PAIRS) || status=1; \
 	fi; \
+	if command -v nvidia-smi >/dev/null; then \
+	    $(RUN) -m pytest tests -q -m gpu --junitxml=build/test/gpu.xml || status=1; \
+	fi; \
 	$(RUN) tests/counts.py build/test/*.xml || status=1; exit $$status
 
 coverage: $(READY) ## the tests with line coverage of cmf; fails below 90 %, or when a raise is not reached

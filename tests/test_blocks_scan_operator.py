@@ -121,7 +121,7 @@ def narrow(device="cpu", length=17):
     inputs["A"] = -torch.full((2, 2), 0.01)
     inputs = {name: x.to(device) for name, x in inputs.items()}
     half = {name: x if name in "AD" else x.bfloat16() for name, x in inputs.items()}
-    for now, tolerance in ((inputs, 1e-6), (half, 0.005)):
+    for now, tolerance in ((inputs, 1e-6 if device == "cpu" else 4e-6), (half, 0.005)):
         y = selective_scan(**now, backend="triton")
         expected = selective_scan(**{name: x.double() for name, x in now.items()}, backend="reference")
         assert y.dtype == now["u"].dtype

@@ -68,6 +68,7 @@ def test_withheld_rows_are_copies_without_one_modality():
     assert len(model.eval()(data.columns)["row"]) == 64, "nothing is withheld outside training"
 
 
+@pytest.mark.gpu
 def test_learns_from_both_modalities(model):
     test = built(seed=1)
     right = lambda **k: (outputs(model, test, **k)["logits"].argmax(1) == test.columns["labels"]).float().mean()

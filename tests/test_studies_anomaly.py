@@ -64,6 +64,7 @@ def test_read_keeps_words_times_and_order():
     assert ENCODERS.reader.tokenizer.convert_ids_to_tokens(found["text_ids"][2, :3].tolist()) == ["a", "man", "walks"]
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("arm", anomaly.ARMS)
 def test_every_arm_trains_and_is_judged(arm, sets):
     model, result = anomaly.train(arm, sets, 0, SHORT)

@@ -29,6 +29,7 @@ SETS = {split: made(n, k) for k, (split, n) in enumerate(dict(train=384, validat
 SHORT = Recipe(epochs=6, batch=96, lr=4e-3)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("arm", deepspace.ARMS)
 def test_every_arm_trains_and_is_judged(arm):
     model, result = deepspace.train(arm, SETS, 0, Recipe(epochs=1, batch=192))

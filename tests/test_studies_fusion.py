@@ -135,7 +135,6 @@ def test_sources_with_a_fault_do_not_count_beside_others(texts, data):
         torch.testing.assert_close(found[name], alone[name])
 
 
-@pytest.mark.gpu
 def test_a_few_epochs_lower_the_loss_and_two_runs_are_equal(data, texts):
     held = Asked(pictures(2), texts, SIDE, seed=1)
     results, fused = [], []

@@ -38,6 +38,7 @@ class Obeys(nn.Module):
         return dict(fused=(both * 0.5 + asked[:, None, None, None] * 20 / 255 * (batch["infrared"] > 0.5)))
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("arm", study.ARMS)
 def test_every_arm_trains_and_is_judged(arm, some):
     model, result = study.train(arm, some, 0, SHORT)

@@ -224,7 +224,6 @@ def quick(monkeypatch, tmp_path):
     monkeypatch.setattr(labelling, "SCENES", dict(train=4, validation=4, test=2))
 
 
-@pytest.mark.gpu
 def test_train_killed_and_resumed_equals_uninterrupted(quick, tmp_path, monkeypatch, capsys):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed, so that no curves can be told")
 

@@ -73,6 +73,7 @@ def test_prompts_and_the_words_that_are_unknown(encoder):
     assert "guardrail" in unknown and "person" not in unknown and "car stop" not in unknown
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("arm", study.ARMS)
 def test_every_arm_learns_and_labels(arm, some):
     model, weights = study.build(arm, some, 0)
@@ -133,7 +134,6 @@ def test_measures_are_of_the_luma(some):
     assert study.measured([grey], some.test).EN[0] == table.EN[0]
 
 
-@pytest.mark.gpu
 def test_two_runs_agree(some):
     def states():
         model, weights = study.build("CMFS", some, 2)

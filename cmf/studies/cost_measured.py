@@ -108,7 +108,12 @@ def _best(call: Callable, memory: int, on_gpu: bool) -> dict:
     for batch in BATCHES:
         if tried and (batch * memory > _room(on_gpu) or 4 * tried[-1]["batch"] / tried[-1]["per_second"] > BUDGET):
             break
-        tried.append(throughput(call, (batch,), warmup=1, repeats=3))
+        try:
+            tried.append(throughput(call, (batch,), warmup=1, repeats=3))
+        except RuntimeError:             # more than the memory, or the indices of a kernel, can take
+            if not tried:
+                raise
+            break
     return max(tried, key=lambda one: one["per_second"])
 
 
