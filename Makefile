@@ -2,6 +2,7 @@
 #   PROFILE=demo        notebooks/profiles/<name>.yaml; demo: the notebooks' own defaults, generated data
 #   P="epochs=2 seed=3" parameters, for the notebooks that have them; drawn below build/, never over figures/
 #   ONLY="03 04"        some notebooks: names, numbers, or figures
+#   FROM=scratch        figures after their long results are computed anew (make results)
 #   -j4                 four notebooks at once (default 2, those that measure time alone);  -n: what would run, and why
 #   PYTHON=python3.12   the Python that .venv is made with
 ifeq ($(filter grouped-target,$(.FEATURES)),)
@@ -16,7 +17,9 @@ MAKEFLAGS += --no-builtin-rules
 PROFILE ?= demo
 P       ?=
 ONLY    ?=
+FROM    ?=
 PYTHON  ?=
+$(if $(filter-out scratch,$(FROM)),$(error FROM=$(FROM) is unknown; FROM=scratch computes the long results anew))
 bases   := $(or $(PYTHON),python3.12 python3.11 python3 python)
 
 # An active conda environment named cmf, or the one that repo2docker (Binder) makes of environment.yml, is used as it
@@ -53,7 +56,7 @@ help: ## list the targets
 
 setup: $(READY) ## make .venv with the locked packages (or use the active conda environment cmf)
 
-figures: $(READY) ## run the notebooks that are out of date and draw their figures
+figures: $(READY) $(if $(FROM),results) ## run the notebooks that are out of date and draw their figures
 	+@$(call draw,)
 
 $(FIGURES): $(READY)

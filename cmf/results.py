@@ -14,7 +14,6 @@ from cmf.studies import (
     anomaly,
     collected,
     cost,
-    cost_scan,
     deepspace,
     downstream,
     explained,
@@ -181,15 +180,12 @@ def missing_modality() -> None:
 
 
 def cost_gpu() -> None:
-    """What methods and scans cost on a GPU: results/cost_gpu.csv, scan_gpu.csv. Left out where there is none; the
-    committed tables stay."""
+    """What the methods cost on a GPU: results/cost_gpu.csv. Left out where there is none; the committed table stays."""
     if not torch.cuda.is_available():
-        print("cost_gpu is left out: it needs a CUDA device; the committed tables stay")
+        print("cost_gpu is left out: it needs a CUDA device; the committed table stays")
         return
     table = cost.table(most=float("inf"), methods=tuple(cost.NETWORKS), device="cuda")
     runs.write_result("cost_gpu", table, profile="demo", precision="float32; convolutions in TF32, torch's default")
-    scans = cost_scan.table(most=1 << 27, device="cuda")
-    runs.write_result("scan_gpu", scans.drop(columns=["cpu", "load", "threads"]), profile="demo", precision="float32")
 
 
 RESULTS = {"demo": {"deepspace_classifier": deepspace_classifier, "deepspace_arms": deepspace_arms,

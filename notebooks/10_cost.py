@@ -14,8 +14,8 @@
 # %% [markdown]
 # # What do the methods cost?
 #
-# **Question.** How many parameters, multiply-adds, seconds and bytes does each method need for one answer, and how do
-# they grow with the size of the pictures?
+# **Question.** How many parameters, multiply-adds, seconds, bytes and joules does each method need for one answer, and
+# how do they grow with the size of the pictures?
 #
 # **Answer.** CMI-Fusion has less than a twentieth of the parameters of the published network and needs less than a
 # hundredth of its multiply-adds, because it works at a half, a quarter and an eighth of the size, where the published
@@ -24,8 +24,11 @@
 # first runs, takes a twelfth to a sixth of the time of the fastest in plain torch, and three to seven times what memory
 # and exponentials alone would take.
 #
-# Two minutes on one CPU core when nothing is cached; no GPU, no download. Weights of CMI-Fusion as published do not
-# matter here: time does not depend on them.
+# On a GPU of 2024 the small networks are limited by the starting of kernels and not by arithmetic: CMI-Fusion takes as
+# long for 256 x 256 as for 1024 x 1024 pixels there, and SA-CMF and CMAF are no faster than on one core of a CPU.
+#
+# Three minutes on one CPU core when nothing is cached; no GPU, no download: the table of the GPU is committed. Weights
+# of CMI-Fusion as published do not matter here: time does not depend on them.
 
 # %% tags=["parameters"]
 threads = 1    # of torch and OpenCV
@@ -40,7 +43,7 @@ from cmf import plots, runs
 from cmf.studies import cost, cost_scan
 
 INPUTS = ["cmf/trained/cmi_fusion.safetensors", "cmf/trained/sacmf_deepspace.safetensors",
-          "cmf/trained/cmaf_surveillance.safetensors"]
+          "cmf/trained/cmaf_surveillance.safetensors", "figures/demo/results/cost_gpu.csv"]
 TIMINGS = ["cost", "scan_cost", "values.seconds", "values.memory", "values.device"]
 FUSION = ("CMI-Fusion as published", "CMI-Fusion", "Laplacian pyramid", "pixel maximum", "CMFS, small", "CMFS, tiny")
 runs.seed_everything(0)
@@ -61,9 +64,11 @@ runs.seed_everything(0)
 #   activations, interpolation and CMFS's selective scans
 #   are not counted.
 # * **Tensors**: the most bytes of intermediate results that exist at a time, counted; memory cannot be less.
-# * **Seconds**: median of single passes after one to warm up. **Memory**: the most that a process of its own held above
-#   what it held before the pass, with weights and pictures in place. Both depend on the machine and on what else it
-#   does; nothing is asserted of them.
+# * **Seconds**: median of single passes after one to warm up. **Memory**: the most that a process of its own held
+#   above what it held before the pass, with weights and pictures in place. **Throughput**: pairs, targets or clips a
+#   second at the best number of them at once, of 1, 4, 16 and 64. **Joules**: what the machine's own counter says that
+#   one of them costs there, idle power included; a dash where no counter can be read. All four depend on the machine
+#   and on what else it does; nothing is asserted of them.
 #
 # The published network is not run at these sizes. Every pixel costs the same there, so its seconds at 64 x 64 are
 # scaled by the number of pixels.
@@ -120,6 +125,40 @@ plt.show()
 # bound. The pixel maximum multiplies nothing and is absent on the left.
 
 # %% [markdown]
+# ## On a GPU
+#
+# The same passes on the GPU that the table names, measured once and committed (`python -m cmf.results --only cost_gpu`
+# measures anew where there is one). Float32, convolutions in TF32 as torch has it by default. Memory is that of torch's
+# allocator. The counts of this machine must be those of the table.
+
+# %%
+card = runs.read_result("cost_gpu", "demo").set_index(["method", "input"])
+counts = ["parameters", "multiply_adds"]
+assert (card[counts] == at.loc[card.index, counts]).all().all(), "the table of the GPU is of other networks"
+print(card.device.iloc[0])
+columns = ["seconds", "memory_mib", "per_second", "batch", "joules"]
+print(card[columns].to_string(float_format="{:.3g}".format))
+faster = at.loc[card.index].seconds / card.seconds
+print("one pass takes so many times as long here\n" + faster.to_string(float_format="{:.3g}".format))
+
+# %%
+fig, axes = plots.figure(1, 3, width=plots.PAGE, height=2.2)
+for name, colour in zip(FUSION, plots.COLOURS, strict=False):
+    if name in card.index:
+        rows = card.loc[name].loc[[f"{h} x {w}" for h, w in cost.SIZES]]
+        for ax, column in zip(axes, ("seconds", "per_second", "joules"), strict=True):
+            ax.plot(pixels, rows[column], "o-", color=colour, label=name if ax is axes[0] else None)
+labels = "seconds, one pair", "pairs a second, best batch", "joules a pair, best batch"
+for ax, label in zip(axes, labels, strict=True):
+    ax.set(xscale="log", yscale="log", ylabel=label, xlabel="rows x columns")
+    ax.set_xticks(pixels, [f"{h} x {w}" for h, w in cost.SIZES], fontsize=6)
+    ax.minorticks_off()
+fig.legend(loc="outside upper center", ncols=4)
+claim = "Parameters and multiply-adds of the measured networks are those counted here."
+plots.save(fig, "cost_gpu", card.reset_index(), simulated=False, claim=claim)
+plt.show()
+
+# %% [markdown]
 # ## The selective scan
 #
 # CMFS's encoders run recurrences whose coefficients depend on the input (`eq:cmfs-scan` of the paper). Published code
@@ -165,11 +204,14 @@ plots.value("seconds", float(ours.seconds), "s")
 plots.value("memory", float(ours.memory_mib), "MiB", fmt=".0f")
 plots.value("threads", threads)
 plots.value("device", table.device[0])
+plots.value("gpu", card.device.iloc[0])
+for name, key in (("CMI-Fusion", "cmi"), ("CMI-Fusion as published", "published"), ("CMFS, small", "cmfs")):
+    plots.value(f"gpu_seconds_{key}", 1e3 * card.seconds[name, "480 x 640"], "ms", fmt=".0f")
+    plots.value(f"gpu_joules_{key}", card.joules[name, "480 x 640"], "J", fmt=".2g")
 
 # %% [markdown]
 # ## What would change this
 #
-# * A GPU, where the published network is no longer slow to the point of being unusable, though the ratio of
-#   multiply-adds stays.
+# * Kernels that are started together (CUDA graphs, torch.compile): on a GPU the small networks wait for their start.
 # * Fewer channels at full size: nearly all the cost of the published network is in its 512 channels there.
 # * Encoders: with the image encoders of SA-CMF and CMAF counted, both are dominated by them.

@@ -52,6 +52,13 @@ def test_dry_run_shows_the_plan_and_runs_nothing(root, flags):
     assert not (root / "build").exists() and not (root / "figures").exists()
 
 
+def test_figures_from_scratch_compute_the_long_results_first(root):
+    text = make(root, "-n", "figures", "FROM=scratch").stdout
+    assert text.index("-m cmf.results --profile demo") < text.index("02_two               runs")
+    assert "cmf.results" not in make(root, "-n", "figures").stdout
+    assert "FROM=nothing is unknown; FROM=scratch computes" in make(root, "-n", "figures", "FROM=nothing").stderr
+
+
 def test_one_figure_profile_parameters_and_jobs_reach_the_runner(root):
     text = make(root, "-n", "second").stdout
     assert "01_one" not in text and "02_two               runs" in text

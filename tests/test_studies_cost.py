@@ -116,7 +116,7 @@ def test_batches_are_the_sample_again_and_the_best_one_counts(convolution, monke
         began = len(seen)
         work()
         counted.extend(seen[began:])
-        return 100.0
+        return 100.0 if len(seen) > began else 0.0
 
     monkeypatch.setattr(cost_measured, "_first", lambda call, on_gpu: (0.1, 1))
     monkeypatch.setattr(cost_measured, "joules", joules)

@@ -80,7 +80,7 @@ def main(method: str, threads: int, sizes, device: str = "cpu") -> list[dict]:
             call(1)                                          # kernels of this size are compiled
         seconds, memory = _first(call, on_gpu)
         found = latency(lambda call=call: call(1), warmup=0, repeats=int(np.clip(BUDGET / seconds, 3, 20)))
-        best = _best(call, memory, on_gpu)
+        best = _best(call, found["median"], memory, on_gpu)
         rows.append(dict(seconds=found["median"], seconds_p95=found["p95"], memory_mib=max(memory, 0) / 2**20,
                          per_second=best["per_second"], batch=best["batch"],
                          joules=_energy(call, best, "cuda" if on_gpu else "cpu")))
@@ -102,17 +102,18 @@ def _first(call: Callable, on_gpu: bool) -> tuple[float, int]:
     return time.perf_counter() - began, _held()[1] - before
 
 
-def _best(call: Callable, memory: int, on_gpu: bool) -> dict:
-    """`throughput` of the best of `BATCHES`, as far as memory and BUDGET go: a larger batch takes no less time."""
-    tried = []
-    for batch in BATCHES:
-        if tried and (batch * memory > _room(on_gpu) or 4 * tried[-1]["batch"] / tried[-1]["per_second"] > BUDGET):
+def _best(call: Callable, seconds: float, memory: int, on_gpu: bool) -> dict:
+    """`throughput` of the best of `BATCHES`, as far as memory and BUDGET go: a larger batch takes no less time.
+
+    seconds, memory: of a call at batch 1.
+    """
+    tried = [dict(batch=1, per_second=1 / seconds)]
+    for batch in BATCHES[1:]:
+        if batch * memory > _room(on_gpu) or 4 * tried[-1]["batch"] / tried[-1]["per_second"] > BUDGET:
             break
         try:
             tried.append(throughput(call, (batch,), warmup=1, repeats=3))
         except RuntimeError:             # more than the memory, or the indices of a kernel, can take
-            if not tried:
-                raise
             break
     return max(tried, key=lambda one: one["per_second"])
 
@@ -126,6 +127,8 @@ def _room(on_gpu: bool) -> float:
 
 def _energy(call: Callable, best: dict, device: str) -> float | None:
     """Joules of a sample, over BUDGET seconds of calls of the best batch, or two of them; None without a counter."""
+    if joules(lambda: None, device) is None:
+        return None
     calls = max(2, int(np.ceil(BUDGET * best["per_second"] / best["batch"])))
 
     def work():
