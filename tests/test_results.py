@@ -53,12 +53,19 @@ def kept(monkeypatch):
     return names
 
 
-def test_every_committed_table_has_its_computation(kept):
+def test_every_committed_table_has_its_computation(kept, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     results.main([])
     names = [name for name, _ in kept]
     committed = {path.stem for path in (project.ROOT / "figures/demo/results").glob("*.csv")}
     assert committed <= {*names, "encoders", "faults"}, "nothing computes these"
     assert len(names) == len(set(names)) and all(facts["profile"] == "demo" for _, facts in kept)
+
+
+def test_a_result_that_needs_a_gpu_is_left_out_where_there_is_none(kept, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    results.main(["--only", "cost_gpu"])
+    assert not kept and "cost_gpu is left out: it needs a CUDA device" in capsys.readouterr().out
 
 
 def test_one_result_of_a_profile(kept):
