@@ -1,12 +1,15 @@
 """The paper: what it asks for, what it says when that is missing, and that it is typeset."""
 
 import ast
+import io
 import json
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from cmf import paper
 
@@ -65,6 +68,21 @@ def test_the_paper_is_typeset_and_twice_the_same(project):
     assert first.startswith(b"%PDF") and len(first) > 50_000
     assert paper.build(project, out="build/again.pdf").read_bytes() == first
     assert not list(project.rglob("*.part"))
+
+
+def test_nothing_stands_in_the_margins():
+    """A figure in a column that is too short for it goes on below the text: make it wide."""
+    typst = pytest.importorskip("typst", reason="typst is not installed: pages are not drawn")
+    drawn = typst.compile(str(ROOT / "paper" / "main.typ"), root=str(ROOT), ignore_system_fonts=True, format="png",
+                          ppi=50)
+    wrong = []
+    for number, page in enumerate(drawn, 1):
+        dark = np.asarray(Image.open(io.BytesIO(page)).convert("L")) < 160            # (550, 425), letter at 50 dpi
+        foot = dark[510:].copy()
+        foot[:, 200:225] = False                                                      # the page's number
+        if foot.any() or dark[:, :25].any() or dark[:, 400:].any() or dark[:25].any():
+            wrong.append(number)
+    assert len(drawn) > 10 and not wrong, "pages with something beyond the text"
 
 
 def test_missing_figures_and_values_are_all_named(project):
