@@ -79,6 +79,37 @@ def test_pairs_are_written_once_and_equal(root):
     assert project.files(root / "figures") == before
 
 
+def test_commands_in_this_process(root, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    (root / "notebooks" / "02_two.py").write_text(project.TWO.replace("power = 1", "power = 3"))
+    before = (root / "notebooks" / "01_one.py").read_bytes()
+    assert command.main(["figures"]) == 0
+    told = capsys.readouterr()
+    assert "1 drawn, 1 up to date" in told.out and re.search(r"02_two +drawn", told.out)
+    assert command.main(["notebooks"]) == 0 and "notebooks/02_two.ipynb written" in capsys.readouterr().out
+    assert command.main(["parameters", "two"]) == 2 and "neither a notebook nor a figure" in capsys.readouterr().err
+    assert command.main(["parameters", "02"]) == 0 and "power" in capsys.readouterr().out
+    assert (root / "notebooks" / "01_one.py").read_bytes() == before
+    (root / "notebooks" / "02_two.py").write_text(project.TWO.replace("toy_two.read", "toy_two.nothing"))
+    assert command.main(["figures", "--jobs", "1"]) == 1
+    assert "AttributeError" in capsys.readouterr().out and (root / "build/demo/02_two.failed.ipynb").is_file()
+
+
+def test_a_signal_ends_all_notebooks_of_this_process(root, monkeypatch, capsys):
+    began = []
+
+    async def endless(job, screen):
+        began.append(job.name)
+        if len(began) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(60)
+
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(execute, "run", endless)
+    assert command.main(["figures", "--force"]) == 130
+    assert began and "the same command goes on from here" in capsys.readouterr().err
+
+
 def test_a_second_run_does_nothing_and_is_quick(root):
     before, began = project.files(root / "figures"), time.monotonic()
     result = project.book(root, "figures")

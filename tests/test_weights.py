@@ -57,8 +57,8 @@ def test_another_architecture_or_size_is_refused_and_nothing_is_loaded(path):
 
 def test_a_config_that_cannot_be_read_is_named(tmp_path):
     path = weights.save(tmp_path / "w.safetensors", Small(), dict(width=3))
-    path.write_bytes(path.read_bytes().replace(b'width', b'wi"th'))
-    with pytest.raises(ValueError, match="w.safetensors is (damaged: its config cannot be read|no complete)"):
+    path.write_bytes(path.read_bytes().replace(b'{\\"width', b'[\\"width'))      # as JSON in JSON has it
+    with pytest.raises(ValueError, match="w.safetensors is damaged: its config cannot be read"):
         weights.facts(path)
 
 
