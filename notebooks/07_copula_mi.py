@@ -38,6 +38,7 @@ INPUTS = ["cmf/trained/sacmf_deepspace.safetensors", "cmf/trained/cmi_fusion.saf
 
 # %%
 import numpy as np
+import torch
 from matplotlib import pyplot as plt
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
@@ -50,6 +51,7 @@ from cmf.studies import scenes, shared
 from cmf.studies.trios import MODALITIES
 
 runs.seed_everything(seed)
+torch.set_num_threads(1)                          # the number of threads changes features of untrained encoders
 
 # %% [markdown]
 # ## Data

@@ -27,7 +27,7 @@
 # sequence, below the network of the modality that is left; one of another object, of which nobody is told, costs SA-CMF
 # and CMAF more than one that is missing.
 #
-# Five minutes on two CPU cores when nothing is cached; no GPU, no download. All data here are simulated.
+# Seven minutes on one CPU core when nothing is cached; no GPU, no download. All data here are simulated.
 
 # %% tags=["parameters"]
 train_targets = 3000      # simulated targets to train on, as in notebook 03
@@ -48,7 +48,8 @@ from cmf.studies import anomaly, deepspace, fusion_arms, robustness, trios
 from cmf.studies import withheld as taken
 from cmf.studies.fusing import Fuser
 
-INPUTS = ["figures/demo/results/deepspace_arms.csv", "figures/demo/results/cmaf_arms.csv",
+INPUTS = ["figures/demo/results/deepspace_arms.csv", "figures/demo/results/sacmf_dials.csv",
+          "figures/demo/results/sacmf_withheld.csv", "figures/demo/results/cmaf_arms.csv",
           "figures/demo/results/cmi_arms.csv", "figures/demo/results/cmfs_*.csv",
           "figures/demo/results/missing_modality.csv", "cmf/trained/cmi_fusion.safetensors",
           "cmf/trained/clip_small.safetensors"]
@@ -118,16 +119,24 @@ plt.show()
 #
 # The three networks of seed 1 see targets of the split "test" through other dials than they were trained with: peak
 # signal-to-noise of the frames (at one photometric scale), error of the temperatures, share of missing samples. Then a
-# modality is withheld from a share of the targets.
+# modality is withheld from a share of the targets. By `make results`; a setting of each dial and one share are measured
+# again here, of SA-CMF.
 
 # %%
-models = {arm: deepspace.trained(arm, sets, seed)[0] for arm in ("SA-CMF", "image only", "sequence only")}
-settings = dict(psnr=[3, 8, 15, 30, 60], sequence_noise=[0, 5, 15, 40], missing=[0, 0.15, 0.4, 0.7])
-swept = pd.concat([robustness.sweep(models, projection, dial, values, dial_targets)
-                   for dial, values in settings.items()])
-withheld = robustness.shares_missing(models["SA-CMF"], sets["test"], np.linspace(0, 1, 6))
+swept, withheld = runs.read_result("sacmf_dials", "demo"), runs.read_result("sacmf_withheld", "demo")
 wide = swept.pivot_table(index=["dial", "value"], columns="arm", values="macro_f1")
 print(wide.round(2))
+model = again["SA-CMF"][0]
+for dial, value in dict(psnr=8, sequence_noise=15, missing=0.4).items():
+    found = robustness.sweep({"SA-CMF": model}, projection, dial, [value], dial_targets).macro_f1.item()
+    print(f"{dial} {value}: stored {wide['SA-CMF'][dial, value]:.3f}, again {found:.3f}")
+    if (train_targets, dial_targets, seed) == (3000, 300, 1):
+        assert abs(found - wide["SA-CMF"][dial, value]) < 0.04, "the committed results do not hold"
+found = robustness.shares_missing(model, sets["test"], [0.4]).set_index("missing").macro_f1
+stored = withheld[withheld.share == 0.4].set_index("missing").macro_f1
+print(pd.DataFrame(dict(stored=stored, again=found)).round(3))
+if (train_targets, test_targets, seed) == (3000, 1000, 1):
+    assert (found - stored).abs().max() < 0.04, "the committed results do not hold"
 
 # %% [markdown]
 # Missing samples are marked, and fusion stays above both single modalities. Noise is not marked: where it is several
@@ -148,7 +157,7 @@ for ax, (dial, group) in zip(axes, swept.groupby("dial", sort=False), strict=Fal
     for arm, rows in group.groupby("arm", sort=False):
         ax.plot(rows.value, rows.macro_f1, "o-", label=arm)
     ax.set(xlabel=labels[dial], xscale="log" if dial == "psnr" else "linear")
-axes[0].set_xticks(settings["psnr"], settings["psnr"])
+axes[0].set_xticks(robustness.DIALS["psnr"], robustness.DIALS["psnr"])
 axes[0].minorticks_off()
 for name, rows in withheld.groupby("missing", sort=False):
     axes[3].plot(rows.share, rows.macro_f1, "o-", label=f"without {name}", color=plots.COLOURS[3 + (name == "image")])

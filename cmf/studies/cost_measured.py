@@ -79,7 +79,7 @@ def main(method: str, threads: int, sizes, device: str = "cpu") -> list[dict]:
         if on_gpu:
             call(1)                                          # kernels of this size are compiled
         seconds, memory = _first(call, on_gpu)
-        found = latency(lambda call=call: call(1), warmup=0, repeats=int(np.clip(BUDGET / seconds, 3, 20)))
+        found = latency(lambda call=call: call(1), warmup=0, repeats=int(np.clip(BUDGET / seconds, 2, 20)))
         best = _best(call, found["median"], memory, on_gpu)
         rows.append(dict(seconds=found["median"], seconds_p95=found["p95"], memory_mib=max(memory, 0) / 2**20,
                          per_second=best["per_second"], batch=best["batch"],

@@ -18,6 +18,9 @@ from cmf.simulate.deepspace import CLASSES, Dials, simulate_targets
 from cmf.studies import deepspace
 from cmf.training import Tensors
 
+DIALS = dict(psnr=(3, 8, 15, 30, 60), sequence_noise=(0, 5, 15, 40), missing=(0, 0.15, 0.4, 0.7))
+SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
 
 def seen(dials: Dials, projection: Projection, backbone: deepspace.Backbone, n: int, split: str = "test",
          seed: int = 1) -> Tensors:
