@@ -213,3 +213,9 @@ def test_a_failing_build_and_a_word_that_names_nothing(checkout, monkeypatch, ca
     lines = list(audit.builds(checkout, [sys.executable], ["01"]))  # no Makefile
     assert lines[0].check == "build 1" and lines[0].wrong == ("01_one failed",)
     assert lines[2].wrong == ("nothing was drawn",)
+
+
+@pytest.mark.parametrize("check", [records.paper_files, records.figures_used, records.licences])
+def test_this_project_states_what_the_audit_asks(check):
+    found = check(project.ROOT)
+    assert found.state == "passed", found.wrong
