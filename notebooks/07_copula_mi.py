@@ -51,7 +51,7 @@ from cmf.studies import scenes, shared
 from cmf.studies.trios import MODALITIES
 
 runs.seed_everything(seed)
-torch.set_num_threads(1)                          # the number of threads changes features of untrained encoders
+torch.set_num_threads(1)  # the number of threads changes features of untrained encoders
 
 # %% [markdown]
 # ## Data
