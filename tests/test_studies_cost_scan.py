@@ -53,7 +53,7 @@ def test_growth_and_ratios_are_of_the_same_scan():
 
 
 def test_scans_that_are_not_there_are_refused():
-    with pytest.raises(ValueError, match=r"scans \['cuda'\] with 7 repeats; give some of numba, triton, chunked"):
+    with pytest.raises(ValueError, match=r"scans \['cuda'\] with 7 repeats; give some of numba, chunked, reference"):
         cost_scan.table(scans=("cuda",))
     with pytest.raises(ValueError, match="with 0 repeats.*1 repeat or more"):
         cost_scan.table(repeats=0)

@@ -122,7 +122,9 @@ def _room(on_gpu: bool) -> float:
     """Bytes that a batch may take."""
     if on_gpu:
         return SHARE * torch.cuda.mem_get_info()[0]
-    return SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**30
+    if "SC_AVPHYS_PAGES" not in getattr(os, "sysconf_names", {}):        # macOS, Windows
+        return 2**30
+    return SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _energy(call: Callable, best: dict, device: str) -> float | None:

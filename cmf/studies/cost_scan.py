@@ -1,4 +1,4 @@
-"""What a selective scan costs: seconds beside scans in plain torch, and beside what no scan can go below.
+"""What a selective scan costs on a CPU: seconds beside scans in plain torch, and beside what no scan can go below.
 
 Axes: D channels, L length, N states; batch 1.
 """
@@ -62,33 +62,27 @@ def _backend(name: str) -> Callable:
     return lambda *given: selective_scan(*given, backend=name)
 
 
-SCANS: dict[str, Callable] = {name: _backend(name) for name in ("numba", "triton", "chunked", "reference")}
+SCANS: dict[str, Callable] = {name: _backend(name) for name in ("numba", "chunked", "reference")}
 SCANS |= {"blelloch": blelloch, "associative": associative}
 PLAIN = ("chunked", "reference", "blelloch", "associative")  # in plain torch
-COMPILED = {"cpu": "numba", "cuda": "triton"}                # by device
-LEAN = (*COMPILED.values(), "chunked")                       # never hold all states
+LEAN = ("numba", "chunked")                                  # never hold all states
 
 
-def given(length: int, channels: int, states: int, seed: int = 0, device: str = "cpu") -> list[Tensor]:
+def given(length: int, channels: int, states: int, seed: int = 0) -> list[Tensor]:
     """u, delta (1, D, L), A (D, N), B, C (1, N, L) at random, steps and rates as a trained scan has them."""
     normal = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(shape, generator=normal)
     u, delta = draw(1, channels, length), torch.rand(1, channels, length, generator=normal) * 0.1 + 1e-3
     A = -torch.arange(1.0, states + 1).repeat(channels, 1)
-    return [x.to(device) for x in (u, delta, A, draw(1, states, length), draw(1, states, length))]
+    return [u, delta, A, draw(1, states, length), draw(1, states, length)]
 
 
-def rates(threads: int = 1, repeats: int = 9, device: str = "cpu") -> tuple[float, float]:
+def rates(threads: int = 1, repeats: int = 9) -> tuple[float, float]:
     """Bytes a second of a copy beyond the caches, and exponentials a second within them, on `threads` threads.
 
     A copied byte counts twice, read and written. Of the exponentials of torch and of the compiled scan the faster
-    count. Medians of processor seconds, shared out to the threads: other work slows them as it slows the scans. On a
-    GPU by the clock on the wall, and exponentials count as free.
+    count. Medians of processor seconds, shared out to the threads: other work slows them as it slows the scans.
     """
-    if device == "cuda":
-        far = torch.zeros(1 << 28, device=device)
-        to = torch.empty_like(far)
-        return 2 * 4 * len(far) / float(_median(lambda: to.copy_(far), repeats)[0]), float("inf")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -118,12 +112,9 @@ def _compiled(near: Tensor, out: Tensor, threads: int, repeats: int) -> float:
 
 
 def _times(call: Callable) -> tuple[float, float]:
-    """Seconds of a call by the clock on the wall, and of all processors together; a GPU is waited for."""
-    wait = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
-    wait()
+    """Seconds of a call by the clock on the wall, and of all processors together."""
     start, busy = time.perf_counter(), time.process_time()
     call()
-    wait()
     return time.perf_counter() - start, time.process_time() - busy
 
 
@@ -146,7 +137,7 @@ def floor(length: int, channels: int, states: int, copied: float, powers: float)
 
 
 def table(sizes: Sequence[tuple[int, int, int]] = SIZES, threads: int = 1, repeats: int = 7,
-          scans: Sequence[str] = tuple(SCANS), most: int = MOST, device: str = "cpu") -> pd.DataFrame:
+          scans: Sequence[str] = tuple(SCANS), most: int = MOST) -> pd.DataFrame:
     """Seconds of scans in float32 at batch 1, a row for each size, scan and pass.
 
     Each scan runs once to warm up and `repeats` times in a row, of which the median counts: the first time bears the
@@ -156,10 +147,9 @@ def table(sizes: Sequence[tuple[int, int, int]] = SIZES, threads: int = 1, repea
         sizes: L, D, N each.
         threads: of torch and of the compiled scan.
         repeats: at least 1.
-        scans: some of `SCANS`; a compiled one is left out where it is not installed, and on a device not its own.
+        scans: some of `SCANS`; numba is left out where it is not installed.
         most: states D L N that scans which hold all of them at once are given; beyond they have no row, nor has the
             reference beyond `LONGEST` steps.
-        device: "cpu" or "cuda".
 
     Returns:
         Columns `COLUMNS`: seconds; cpu, seconds of all processors, which other work lengthens less; floor, of `floor`;
@@ -172,17 +162,16 @@ def table(sizes: Sequence[tuple[int, int, int]] = SIZES, threads: int = 1, repea
     if unknown or repeats < 1:
         raise ValueError(f"scans {unknown or list(scans)} with {repeats} repeats; give some of {', '.join(SCANS)}, and "
                          "1 repeat or more")
-    copied, powers = rates(threads, device=device)
-    scans = [name for name in scans if name not in COMPILED.values() or (name == COMPILED[device] and FOUND[name])]
+    copied, powers = rates(threads)
     before, rows = torch.get_num_threads(), []
     torch.set_num_threads(threads)
     try:
         for size in runs.progress(sizes, "scan cost"):
             least = floor(*size, copied, powers)
-            names = [name for name in scans if (name in LEAN or np.prod(size) <= most)
+            names = [name for name in scans if FOUND.get(name, True) and (name in LEAN or np.prod(size) <= most)
                      and (name != "reference" or size[0] <= LONGEST)]
             for kind in PASSES:
-                found = [_median(_call(name, size, kind, device), repeats) for name in names]
+                found = [_median(_call(name, size, kind), repeats) for name in names]
                 rows += [(*size, threads, name, kind, *seconds, least[kind], os.getloadavg()[0])
                          for name, seconds in zip(names, found, strict=True)]
     finally:
@@ -190,8 +179,8 @@ def table(sizes: Sequence[tuple[int, int, int]] = SIZES, threads: int = 1, repea
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _call(name: str, size: tuple[int, int, int], kind: str, device: str) -> Callable:
-    scan, inputs = SCANS[name], given(*size, device=device)
+def _call(name: str, size: tuple[int, int, int], kind: str) -> Callable:
+    scan, inputs = SCANS[name], given(*size)
     if kind == "forward":
         return torch.no_grad()(lambda: scan(*inputs))
     weight = torch.ones_like(inputs[0])
@@ -223,7 +212,7 @@ def beside(table: pd.DataFrame, clock: str = "seconds") -> pd.DataFrame:
     """The compiled scan by size and pass: its time by `clock`, seconds or cpu; `plain`, that over the fastest
     plain-torch scan's; and `floor`, over the floor's."""
     keys = ["length", "channels", "states", "threads", "pass"]
-    ours = table[table["scan"].isin(COMPILED.values())].set_index(keys)
+    ours = table[table["scan"] == "numba"].set_index(keys)
     others = table[table["scan"].isin(PLAIN)].groupby(keys)[clock].min()
     return pd.DataFrame({clock: ours[clock], "plain": ours[clock] / others,
                          "floor": ours[clock] / ours["floor"]}).reset_index()
