@@ -83,6 +83,13 @@ def test_colour_grey_stream_and_repetition_agree():
     np.testing.assert_allclose(once, m.motion(np.repeat(frames[..., None], 3, -1)), atol=1e-6)
 
 
+def test_speed_is_rounded_alike_at_every_pixel():
+    flow = np.random.default_rng(0).standard_normal((2, 30, 41)).astype(np.float32)
+    once = m._speed(*flow)
+    for k in range(1, 16):
+        np.testing.assert_array_equal(m._speed(*np.roll(flow, k, 2)), np.roll(once, k, 1))
+
+
 def test_ends_of_the_video_take_the_nearest_whole_window():
     found = m.motion(moved(4, right=1))
     np.testing.assert_array_equal(found[0], found[1])

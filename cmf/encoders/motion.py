@@ -157,12 +157,20 @@ def _grey(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(frame)
 
 
+def _speed(right: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """Length of the vectors, float32 (H, W), rounded alike at every pixel.
+
+    `cv2.magnitude` rounds some of them by the address of its result, which changes from run to run.
+    """
+    return np.sqrt(right * right + down * down)
+
+
 def _columns(flow: np.ndarray, seconds: float, grid: tuple[int, int]) -> np.ndarray:
     """The D columns of one flow (H, W, 2) in px over `seconds`."""
     h, w = flow.shape[:2]
     flow = flow * np.float32(1 / (h * seconds))                                        # heights per second
     right, down = cv2.split(flow)
-    speed = cv2.medianBlur(cv2.magnitude(right, down), 5)                              # (H, W)
+    speed = cv2.medianBlur(_speed(right, down), 5)                                     # (H, W)
     flat = speed.ravel()
     k = [min(int(q * flat.size), flat.size - 1) for q in QUANTILES]
     quantiles = np.partition(flat, k)[k]
