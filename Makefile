@@ -51,7 +51,7 @@ draw = $(book) figures --profile $(PROFILE) $(foreach p,$(P),-p '$(p)') $(call s
 help: ## list the targets
 	@echo "make TARGET [PROFILE=demo] [P=\"epochs=2\"] [ONLY=03] [-j4] [-n]"; echo
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  <figure>    one figure by its name:"
+	@echo "  <figure>    one figure by its name, by what it rests on alone (seconds where results are committed):"
 	@echo "$(or $(strip $(FIGURES)),(none yet))" | fold -s -w 90 | sed 's/^/              /'
 
 setup: $(READY) ## make .venv with the locked packages (or use the active conda environment cmf)

@@ -80,8 +80,11 @@ def provenance(**more) -> dict:
     Keys: notebook, profile, parameters and inputs (hashes of what the notebook declares; these four from the
     runner, None outside it), commit, dirty (are sources
     changed since), python, platform, device, threads, versions, seeds, used (hashes of data, weights and
-    cached steps), seconds since the run began, and whatever is given as keyword.
+    cached steps), seconds since the run began, and whatever is given as keyword. A figure that was drawn without the
+    rest of its notebook has "alone": True.
     """
+    if os.environ.get("CMF_ALONE"):
+        more = {"alone": True, **more}
     commit, dirty = _commit(paths.root())
     return {
         "notebook": os.environ.get("CMF_NOTEBOOK"),

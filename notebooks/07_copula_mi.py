@@ -403,9 +403,8 @@ plt.show()
 # * CMAF: captions that miss an event (`missed`), at random or where pictures see little too (`overlap`); logits of
 #   segments by the single arms; ROC-AUC over segments.
 # * CMI-Fusion: light and weather of a street; strength of edges in blocks of 8 x 8 pixels of either source; SCD. It has
-#   no single arms: its single modality is a source, copied. The measure was changed after a first look: by Qabf, of
-#   which a copy of the visible picture has 0.65 to 0.77, the gains were -0.01 to 0.03 and said nothing (rank
-#   correlation -0.37, p 0.33 over nine settings); SCD is a measure by which a copy does not win.
+#   no single arms: its single modality is a source, copied. The measure was changed after a first look: by Qabf a
+#   copied source already has a high score, and no gain was seen; SCD is a measure by which a copy does not win.
 # * CMFS: light and weather; log-odds of the foreground of pixels by the single arms; mean IoU.
 #
 # "plain" is the information over all things, "given" that within the true classes, where agreeing on the class does not

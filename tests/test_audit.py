@@ -130,8 +130,10 @@ def test_origins_are_in_the_history_and_inputs_are_those_here(checkout):
     assert "1 records of 1 commits; 1 were made with changes" in commits.found
     figure(checkout, "first", commit="0" * 40, inputs={"input.txt": other, "gone.txt": other, "$CMF_DATA/x/y": other})
     figure(checkout, "second", commit=None)
+    figure(checkout, "third", commit=head, alone=True)
     commits, inputs = records.origins(checkout)
     assert commits.wrong == ("figures/demo/second.json states no commit",
+                             "figures/demo/third.json was drawn without the checks of its notebook: make figures",
                              "figures/demo/first.json was made at 000000000000, which is not in the history")
     words = "\n".join(inputs.wrong)
     assert "$CMF_DATA/x/y belongs to no catalogue entry with checksum and licence" in words

@@ -127,6 +127,36 @@ def test_parameters_make_a_copy_beside(root):
     assert project.files(root / "figures") == before
 
 
+def test_a_figure_alone_is_drawn_without_the_checks_of_its_notebook(root):
+    assert project.book(root, "figures", "--only", "first").stdout.rstrip().endswith("1 up to date")
+    before = project.files(root / "figures")
+    check = "assert table.y.iloc[-1] == 3**power"
+    edit(root / "notebooks" / "01_one.py", check, "again = toy_one.table(7)\nassert again.equals(table)")
+    edit(root / "notebooks" / "01_one.py", "table.y)\n", "table.y, 'o-')\nprint('drawn')\n")
+    result = project.book(root, "figures", "--only", "first")
+    assert result.returncode == 0 and "drawn alone, without the checks of its notebook" in result.stdout
+    after = project.files(root / "figures")
+    changed = {name for name in before | after if before.get(name) != after.get(name)}
+    assert changed == {f"demo/first.{kind}" for kind in ("json", "pdf", "png")}, "values and numbers stay"
+    assert json.loads(after["demo/first.json"])["run"]["alone"] is True
+    assert "counting" not in (root / "build" / "demo" / "01_one.first.ipynb").read_text()
+    assert project.book(root, "figures", "--only", "first").stdout.rstrip().endswith("1 up to date")
+    assert "AssertionError" in project.book(root, "figures", "--only", "first", "01").stdout, "asked for as a whole"
+    edit(root / "notebooks" / "01_one.py", "toy_one.table(7)", "toy_one.table(power)")
+    assert project.book(root, "notebooks", "--only", "first").returncode == 0
+    assert "alone" not in json.loads((root / "figures" / "demo" / "first.json").read_text())["run"]
+
+
+def test_a_figure_alone_that_comes_out_as_it_was_leaves_its_record(root):
+    before = project.files(root / "figures")
+    edit(root / "notebooks" / "02_two.py", "# read the other's table", "# the other's table")
+    assert "1 drawn" in project.book(root, "figures", "--only", "second").stdout
+    assert project.files(root / "figures") == before
+    assert reasons(root)["02_two"] == ["02_two.py changed"], "the notebook has still to be run"
+    [job] = plan.jobs(root, "demo", only=["second"])
+    assert plan.stale(job, plan.facts(job)) == []
+
+
 # what is out of date
 
 def test_only_what_rests_on_a_module_is_redrawn(root):

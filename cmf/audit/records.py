@@ -84,6 +84,8 @@ def origins(root: Path) -> list[Line]:
         if not run.get("commit"):
             wrong.append(f"{file} states no commit")
             continue
+        if run.get("alone"):
+            wrong.append(f"{file} was drawn without the checks of its notebook: make figures")
         commits.setdefault(run["commit"], file)
         dirty += bool(run.get("dirty"))
         for name, sha in ((run.get("inputs") or {}) | (record.get("inputs") or {})).items():

@@ -32,14 +32,15 @@ def arguments(parser: argparse.ArgumentParser | None = None) -> argparse.Argumen
     parser = parser or argparse.ArgumentParser(prog="python -m cmf.book", description="The strict notebook runner.")
     commands = parser.add_subparsers(required=True, metavar="command")
     draw = commands.add_parser("figures", help="run the notebooks that are out of date")
-    draw.set_defaults(run=figures)
+    draw.set_defaults(run=figures, whole=False)
     draw.add_argument("--profile", default="demo", help="notebooks/profiles/<name>.yaml; demo: the defaults")
     draw.add_argument("-p", dest="assignments", action="append", default=[], metavar="name=value",
                       help="a parameter, for the chosen notebooks that have it")
-    draw.add_argument("--only", nargs="+", default=[], metavar="NAME", help="notebooks, their numbers, or figures")
+    draw.add_argument("--only", nargs="+", default=[], metavar="NAME",
+                      help="notebooks, their numbers, or figures; of figures only what they rest on is run")
     draw.add_argument("--plan", action="store_true", help="say what would run and why, run nothing")
     pairs = commands.add_parser("notebooks", help="run what is out of date and write notebooks/*.ipynb")
-    pairs.set_defaults(run=notebooks, profile="demo", assignments=[], plan=False)
+    pairs.set_defaults(run=notebooks, profile="demo", assignments=[], plan=False, whole=True)
     pairs.add_argument("--only", nargs="+", default=[], metavar="NAME", help="notebooks, their numbers, or figures")
     for command in (draw, pairs):
         command.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1),
@@ -56,7 +57,7 @@ def figures(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {args.jobs}")
     root = paths.root()
-    chosen = plan.jobs(root, args.profile, args.assignments, args.only)
+    chosen = plan.jobs(root, args.profile, args.assignments, args.only, args.whole)
     if args.plan:
         for job in chosen:
             reasons = [f"skipped: {job.skip}"] if job.skip else plan.stale(job, plan.facts(job))
@@ -70,13 +71,15 @@ def figures(args: argparse.Namespace) -> int:
     if rows is None:
         raise KeyboardInterrupt
     print(closing_table(rows, chosen[0].target.relative_to(root)))
+    if any(job.alone and row["state"] == "drawn" for job, row in zip(chosen, rows, strict=True)):
+        print("drawn alone, without the checks of its notebook; `make figures` runs them and draws it for good")
     return int(any(row["state"] == "failed" for row in rows))
 
 
 def notebooks(args: argparse.Namespace) -> int:
     """Run the demo profile and write each executed copy as the pair of its source."""
     root, status = paths.root(), figures(args)
-    for job in plan.jobs(root, "demo", (), args.only):
+    for job in plan.jobs(root, "demo", (), args.only, whole=True):
         if plan.stale(job, plan.facts(job)):
             continue  # failed: the pair stays as it was
         pair = job.source.with_suffix(".ipynb")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cmf.book import plan
+from cmf.book import plan, rests
 from cmf.book.plan import Job
 
 BEAT_TTY, BEAT_LOG = 5.0, 30.0  # seconds between signs of life, on a terminal and in a log
@@ -46,7 +46,8 @@ class Screen:
 
 
 def prepare(job: Job):
-    """The notebook to execute: source cells with stable ids, the given parameters in a cell of their own."""
+    """The notebook to execute: source cells with stable ids, the given parameters in a cell of their own; of figures
+    alone the statements that they rest on."""
     import jupytext
     from papermill.parameterize import parameterize_notebook
 
@@ -60,6 +61,12 @@ def prepare(job: Job):
             cell.metadata.setdefault("tags", [])
         book = parameterize_notebook(book, dict(job.given), kernel_name="python3", language="python")
         del book.metadata["papermill"]
+    if job.alone:
+        code = [cell for cell in book.cells if cell.cell_type == "code"]
+        given = [k for k, cell in enumerate(code) if "parameters" in " ".join(cell.metadata.get("tags", []))]
+        for cell, text in zip(code, rests.kept([cell.source for cell in code], job.figures, given), strict=True):
+            cell.source = text
+        book.cells = [cell for cell in book.cells if cell.source]
     for k, cell in enumerate(book.cells):
         cell["id"] = f"{job.name[:40]}-{k:03d}"
     return book
@@ -71,12 +78,14 @@ def environment(job: Job, now: Mapping) -> dict[str, str]:
     more = {
         "CMF_ROOT": job.root, "CMF_NOTEBOOK": job.name, "CMF_PROFILE": job.profile, "CMF_FIGURES": job.staging,
         "CMF_PARAMETERS": json.dumps(job.values), "CMF_INPUTS": json.dumps(now["inputs"]),
-        "CMF_STARTED": time.time(), "CMF_PROGRESS": job.build / f"{job.name}.progress",
+        "CMF_STARTED": time.time(), "CMF_PROGRESS": job.build / f"{job.label}.progress",
         "SOURCE_DATE_EPOCH": 0, "PYTHONHASHSEED": 0,
         "MPLBACKEND": "module://matplotlib_inline.backend_inline", "TQDM_DISABLE": 1,
         "HF_HUB_DISABLE_PROGRESS_BARS": 1, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "IPYTHONDIR": job.root / "build" / "ipython",
     }
+    if job.alone:
+        more["CMF_ALONE"] = 1
     if os.environ.get("CMF_DATA"):
         more["CMF_DATA"] = Path(os.environ["CMF_DATA"]).resolve()
     return {**os.environ, **{name: str(value) for name, value in more.items()}}
@@ -101,7 +110,7 @@ async def run(job: Job, screen: Screen) -> dict:
         A row of the closing table: notebook, state, seconds, figures, note.
     """
     began, now = time.monotonic(), plan.facts(job)
-    part, failed = job.build / f"{job.name}.part.ipynb", job.build / f"{job.name}.failed.ipynb"
+    part, failed = job.build / f"{job.label}.part.ipynb", job.build / f"{job.label}.failed.ipynb"
     shutil.rmtree(job.staging, ignore_errors=True)
     job.staging.mkdir(parents=True)
     failed.unlink(missing_ok=True)
@@ -120,7 +129,7 @@ async def run(job: Job, screen: Screen) -> dict:
             note += f"\n    see {failed.relative_to(job.root)}"
     finally:
         pulse.cancel()
-        (job.build / f"{job.name}.progress").unlink(missing_ok=True)
+        (job.build / f"{job.label}.progress").unlink(missing_ok=True)
         shutil.rmtree(job.staging, ignore_errors=True)
     seconds = time.monotonic() - began
     screen.say(job.name, f"{job.name}  {state}  {_clock(seconds)}" + (f"  {note}" if note else ""))
@@ -204,7 +213,7 @@ async def _pulse(job: Job, screen: Screen, at: dict, began: float) -> None:
     while True:
         await asyncio.sleep(screen.beat)
         word = ""
-        path = job.build / f"{job.name}.progress"
+        path = job.build / f"{job.label}.progress"
         if path.is_file():
             word = path.read_text(encoding="utf-8", errors="replace")
         screen.say(job.name, _line(job, at, began) + (f"  {word}" if word else "  ..."), keep=False)

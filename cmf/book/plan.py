@@ -11,16 +11,16 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cmf import runs, sources
-from cmf.book import needs, parameters
+from cmf.book import needs, parameters, rests
 
 
 @dataclass
 class Job:
-    """One notebook with the parameters it is to run with."""
+    """One notebook with the parameters it is to run with, or what some of its figures rest on."""
 
     root: Path
     name: str                        # NN_name
@@ -31,6 +31,11 @@ class Job:
     target: Path                     # folder of the figures
     skip: str | None = None          # why it is left out
     figures: list[str] = field(default_factory=list)
+    alone: bool = False              # only these figures, and only the statements that they rest on
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}.{'+'.join(self.figures)}" if self.alone else self.name
 
     @property
     def source(self) -> Path:
@@ -38,15 +43,15 @@ class Job:
 
     @property
     def executed(self) -> Path:
-        return self.build / f"{self.name}.ipynb"
+        return self.build / f"{self.label}.ipynb"
 
     @property
     def stamp(self) -> Path:
-        return self.build / f"{self.name}.stamp.json"
+        return self.build / f"{self.label}.stamp.json"
 
     @property
     def staging(self) -> Path:
-        return self.build / "staging" / self.name
+        return self.build / "staging" / self.label
 
 
 def notebooks(root: Path) -> list[str]:
@@ -55,11 +60,8 @@ def notebooks(root: Path) -> list[str]:
 
 
 def drawn(source: Path) -> list[str]:
-    """Names of the figures that a notebook saves: the literal second argument of `plots.save`."""
-    calls = [node for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"), str(source)))
-             if isinstance(node, ast.Call) and ast.unparse(node.func) == "plots.save"]
-    return [call.args[1].value for call in calls
-            if len(call.args) > 1 and isinstance(call.args[1], ast.Constant)]
+    """Names of the figures that a notebook saves."""
+    return rests.saved(ast.parse(source.read_text(encoding="utf-8"), str(source)))
 
 
 def choose(root: Path, only: Sequence[str]) -> list[str]:
@@ -82,10 +84,12 @@ def choose(root: Path, only: Sequence[str]) -> list[str]:
     return [name for name in names if not only or name in chosen]
 
 
-def jobs(root: Path, profile: str, assignments: Sequence[str] = (), only: Sequence[str] = ()) -> list[Job]:
+def jobs(root: Path, profile: str, assignments: Sequence[str] = (), only: Sequence[str] = (),
+         whole: bool = False) -> list[Job]:
     """The chosen notebooks with their checked parameters.
 
-    Values from the command line give folders of their own below build/, so that a trial never writes over
+    A notebook that is chosen by figures alone, and not by its name or number, is run for these figures alone, but for
+    `whole`. Values from the command line give folders of their own below build/, so that a trial never writes over
     the figures of a profile.
 
     Raises:
@@ -111,7 +115,9 @@ def jobs(root: Path, profile: str, assignments: Sequence[str] = (), only: Sequen
                  if v != known[name][k].default or type(v) is not type(known[name][k].default)}
         values = {k: parameter.default for k, parameter in known[name].items()} | given
         figures = drawn(root / "notebooks" / f"{name}.py")
-        made.append(Job(root, name, profile, given, values, folder, target, skip.get(name), figures))
+        alone = bool(only) and not whole and not {name, name[:2]} & set(only)
+        figures = [figure for figure in figures if figure in only] if alone else figures
+        made.append(Job(root, name, profile, given, values, folder, target, skip.get(name), figures, alone))
     return made
 
 
@@ -130,7 +136,9 @@ def facts(job: Job) -> dict:
 
 
 def stale(job: Job, now: Mapping) -> list[str]:
-    """Why the notebook must run; empty when it is up to date."""
+    """Why the notebook must run; empty when it is up to date, as a whole where figures alone are asked for."""
+    if job.alone and not stale(replace(job, alone=False), now):
+        return []
     try:
         stamp = json.loads(job.stamp.read_text(encoding="utf-8"))
         before, outputs = stamp["facts"], stamp["outputs"]
@@ -233,14 +241,19 @@ def publish(job: Job, now: Mapping, seconds: float) -> list[str]:
     """Move the staged figures into place and write the stamp, which comes last; names of the figures.
 
     A figure's JSON that differs only in seconds and commit stays as it is. Files of an earlier run that this
-    one no longer makes are removed.
+    one no longer makes are removed. Figures alone leave the notebook's values and, where they come out equal, their
+    JSON.
     """
     earlier, found = outputs(job), {}
     staged = sorted(p for p in job.staging.rglob("*") if p.is_file() and p.suffix != ".part")
+    if job.alone:
+        own = [p for p in staged if p.parent == job.staging and p.name.split(".")[0] in job.figures]
+        news = {p.name.split(".")[0] for p in own if p.suffix != ".json" and not _same(p, job.target / p.name)}
+        staged = [p for p in own if p.suffix != ".json" or p.stem in news]
     for path in staged:
         place = job.target / path.relative_to(job.staging)
         place.parent.mkdir(parents=True, exist_ok=True)
-        if not (place.is_file() and _same(path, place)):
+        if not _same(path, place):
             os.replace(path, place)
         found[str(place.relative_to(job.root))] = sources.sha256(place)
     found[str(job.executed.relative_to(job.root))] = sources.sha256(job.executed)
@@ -253,6 +266,8 @@ def publish(job: Job, now: Mapping, seconds: float) -> list[str]:
 
 
 def _same(staged: Path, placed: Path) -> bool:
+    if not placed.is_file():
+        return False
     if staged.read_bytes() == placed.read_bytes():
         return True
     try:
