@@ -48,7 +48,7 @@ class _Names(ast.NodeVisitor):
         self._each(node.value, *node.targets)
 
     def visit_AugAssign(self, node):
-        self.reads |= {_base(node.target)} - self.makes
+        self.reads |= {_base(node.target)} - self.makes - {None}
         self._each(node.value, node.target)
 
     def visit_For(self, node):
