@@ -17,11 +17,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "paper").glob("*.typ"))
 COLUMNS = ("arm,macro_f1,low,high,difference,difference_low,difference_high,protocol,counts,solar_system,model,"
            "roc_auc,p,control,auc,system,source,stage,fault,tried,survived,method,predictor,settings,rho,p_holm,modality,"
-           "share,value,whole,left")
+           "share,value,whole,left,measure,VIF,seeds_low,seeds_high")
 ROWS = ("SA-CMF,0.91,0.89,0.93,,,,five-fold,with,with,SA-CMF,0.9,,none,0.94,fastest pixel,here,figures,SIGKILL,2,2,"
-        "SA-CMF,plain,8,-0.5,0.4,image,1,0.5,0.9,0.7",
+        "SA-CMF,plain,8,-0.5,0.4,image,1,0.5,0.9,0.7,VIF,1.0,,",
         "image only,0.70,0.68,0.72,-0.21,-0.24,-0.18,five-fold,,with,CNN,0.8,0.01,first caption only,0.97,MNAD,there,"
-        "figures,truncated,1,0,CMAF,given,8,0.2,1,words,0.5,0.6,0.9,0.7")
+        "figures,truncated,1,0,CMAF,given,8,0.2,1,words,0.5,0.6,0.9,0.7,Qabf,0.7,"
+        "0.1,0.3")
 EQUATION = re.compile(r"<eq:([a-z0-9-]+)>")
 
 
