@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
 
 
 def pytest_configure(config):
@@ -19,6 +20,10 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+settings.register_profile("cmf", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("cmf")
 
 
 def pytest_collection_modifyitems(items):

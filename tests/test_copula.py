@@ -205,7 +205,7 @@ def test_negative_dependence_without_rotation_is_independence():
     assert fit_gumbel(ecdf(-u), ecdf(v), "tau", rotation=0).theta == 1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(theta=st.floats(1, 20), n=st.integers(5, 300), seed=st.integers(0, 10_000))
 def test_information_is_non_negative_symmetric_and_blind_to_monotone_maps(theta, n, seed):
     u, v = gumbel_sample(n, theta, seed)

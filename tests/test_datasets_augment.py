@@ -25,7 +25,7 @@ def painted(b=3, size=(40, 56), seed=0, classes=5):
     return dict(visible=shown.expand(-1, 3, -1, -1).clone(), infrared=shown.clone(), label=torch.from_numpy(label))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.sampled_from([(24, 24), (40, 56), (64, 48), (33, 71)]))
 def test_labels_stay_with_their_pixels(seed, size):
     made = Joint(size)(painted(seed=seed), seeded(seed))

@@ -218,7 +218,7 @@ def outcome(path):
         assert str(path) in str(reason)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(head=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"\xff\xd8\xff", b"GIF89a", b"P5 ", b"P6 ",
                              b"BM", b"RIFF"]), body=st.binary(max_size=300))
 def test_random_bytes(tmp_path, head, body):
@@ -226,7 +226,7 @@ def test_random_bytes(tmp_path, head, body):
     outcome(tmp_path / "a.png")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(format=st.sampled_from(["PNG", "TIFF", "JPEG", "BMP", "GIF", "WEBP", "PPM"]), data=st.data())
 def test_damaged_pictures(tmp_path, format, data):
     content = bytearray(encoded(format))

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -11,7 +11,6 @@ from cmf.metrics.comparisons import family, holm, paired_effect
 from cmf.metrics.intervals import paired_bootstrap
 
 
-@settings(deadline=None)      # the other library is imported on the first call
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_equals_another_library(p):
     statsmodels = pytest.importorskip("statsmodels.stats.multitest", reason="statsmodels is not installed")

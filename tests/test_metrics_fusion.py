@@ -106,7 +106,7 @@ def noise(seed, size=(45, 48)):
 SMALL = [name for name in MEASURES if name != "MS-SSIM"]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6))
 def test_sources_may_be_swapped(seed):
     a, b, f = (noise(seed + k) for k in range(3))
@@ -114,7 +114,7 @@ def test_sources_may_be_swapped(seed):
     assert one == pytest.approx(two, rel=1e-9, abs=1e-12)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6))
 def test_information_does_not_know_which_level_is_which(seed):
     a, b, f = (noise(seed + k) // 32 for k in range(3))
@@ -123,7 +123,7 @@ def test_information_does_not_know_which_level_is_which(seed):
     assert evaluate(a, b, mixed[f.astype(int)], names=names) == pytest.approx(evaluate(a, b, f, names=names), rel=1e-9)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.floats(0.3, 0.9), st.floats(0, 20))
 def test_contrast_and_offset(seed, gain, offset):
     a, b, f = (noise(seed + k) for k in range(3))
@@ -133,7 +133,7 @@ def test_contrast_and_offset(seed, gain, offset):
         assert two[name] == pytest.approx(one[name] * (gain if name != "CC" else 1), rel=1e-9)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.integers(0, 128))
 def test_measures_after_the_eye_do_not_see_an_offset(seed, offset):
     first = [noise(seed + k) // 2 for k in range(3)]
@@ -141,7 +141,7 @@ def test_measures_after_the_eye_do_not_see_an_offset(seed, offset):
     assert one == pytest.approx(two, rel=1e-9)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 10**6))
 def test_bounds(seed):
     got = evaluate(*(noise(seed + k) for k in range(3)), names=SMALL)
