@@ -26,6 +26,7 @@ def left(*cells: str, figure: str = "one") -> str:
     "rows, names = ([[1]], 'a')\nfor k, (row, name) in enumerate(zip(rows, names)):\n    row.append(name)",
     "rows = [[1], [2]]\nfirst = rows[0]\nfirst.append(3)",
     "rows = [2, 1]\norder(rows)",
+    "rows = [2, 1]\ntorch.sort(rows)",
     "base = 3\n\ndef double(x):\n    return base * x\nrows = double(2)",
     "rows = 1\nrows = rows + 1",
     "rows = make()\nassert len(rows) == 3",
@@ -49,6 +50,7 @@ def test_what_a_figure_rests_on_is_kept(before):
     ("ax = slow()\nfor ax in range(3):\n    ax.plot()\nrows = [1]", "rows = [1]"),
     ("others = [1]\nothers.append(2)\nrows = [1]", "rows = [1]"),
     ("rows = [1]\nif k:\n    print(rows)", "rows = [1]"),
+    ("rows = [1]\nax = slow()\nax.set_xticks(rows)", "rows = [1]"),
     ("if k:\n    other = slow()\n    rows = [1]", "if k:\n    rows = [1]"),
     ("if k:\n    other = slow()\nelse:\n    rows = [1]", "if k:\n    pass\nelse:\n    rows = [1]"),
 ])

@@ -18,7 +18,7 @@ class _Statement:
     those of them that it binds whatever they were; changes: names whose object it may change.
     """
 
-    def __init__(self, cell: int, node: ast.stmt, guards: tuple[str, ...]):
+    def __init__(self, cell: int, node: ast.stmt, guards: tuple[str, ...], modules: set[str]):
         self.cell, self.node, self.guards = cell, node, guards
         self.saves = saved(node)
         names = _Names()
@@ -26,7 +26,7 @@ class _Statement:
         self.reads = names.reads | {name for guard in guards for name in _read(ast.parse(guard))}
         self.makes = names.makes
         self.anew = names.makes if isinstance(node, ast.Assign) else set()
-        self.changes = _changed(node)
+        self.changes = _changed(node, modules)
 
 
 class _Names(ast.NodeVisitor):
@@ -102,12 +102,14 @@ def kept(cells: Sequence[str], figures: Sequence[str], always: Sequence[int] = (
     ['rows = read()', "plots.save(draw(rows), 'one')"]
     """
     trees = [ast.parse(text) for text in cells]
-    program = [one for k, tree in enumerate(trees) for one in _statements(k, tree.body)]
+    modules = {(name.asname or name.name).split(".")[0] for tree in trees for name in ast.walk(tree)
+               if isinstance(name, ast.alias)}
+    program = [one for k, tree in enumerate(trees) for one in _statements(k, tree.body, modules)]
     homes = {name: one.cell for one in program for name in one.saves}
     if absent := [name for name in figures if name not in homes]:
         raise ValueError(f"no cell saves {', '.join(absent)}; there are: {', '.join(homes) or 'no figures'}")
     own = {homes[name] for name in figures}
-    taken = _taken(program, own, set(always))
+    taken = _taken(program, own, set(always), modules)
     taken |= _checks(program, taken)
     for tree in trees:
         tree.body = _cut(tree.body, {id(program[k].node) for k in taken})
@@ -121,7 +123,7 @@ def saved(node: ast.AST) -> list[str]:
     return [call.args[1].value for call in calls if len(call.args) > 1 and isinstance(call.args[1], ast.Constant)]
 
 
-def _taken(program: Sequence[_Statement], own: set[int], always: set[int]) -> set[int]:
+def _taken(program: Sequence[_Statement], own: set[int], always: set[int], modules: set[str]) -> set[int]:
     """Numbers of the statements that the cells `own` rest on."""
     aliases: dict[str, set[str]] = {}                     # names that stand for a part of another: ax = axes[0]
     for one in program:
@@ -130,14 +132,13 @@ def _taken(program: Sequence[_Statement], own: set[int], always: set[int]) -> se
                 aliases.setdefault(name, set()).add(base)
     functions = {name: one.reads for one in program for name in one.makes
                  if isinstance(one.node, ast.FunctionDef) or _is_lambda(one.node)}
-    modules = _modules(program)
     plain = modules | {name for one in program if one.cell in always for name in one.makes}
     certain = set.intersection(*(set(one.guards) for one in program if one.cell in own and one.saves))
     taken, needed = set(), set()
     for k in reversed(range(len(program))):
         one = program[k]
         if one.cell not in own | always and (one.saves or not (
-                (one.makes | _through(one.changes - modules, aliases)) & needed or _sets_up(one.node, modules, plain))):
+                (one.makes | _through(one.changes, aliases)) & needed or _sets_up(one.node, modules, plain))):
             continue
         taken.add(k)
         if set(one.guards) <= certain:
@@ -148,29 +149,26 @@ def _taken(program: Sequence[_Statement], own: set[int], always: set[int]) -> se
 
 def _checks(program: Sequence[_Statement], taken: set[int]) -> set[int]:
     """Numbers of the asserts that ask only for what is there anyhow."""
-    known, found, modules = set(dir(builtins)), set(), _modules(program)
+    known, found = set(dir(builtins)), set()
     for k, one in enumerate(program):
         if k in taken:
             known |= one.makes
         elif isinstance(one.node, ast.Assert) and one.reads <= known:
             found.add(k)
         else:
-            known -= one.makes | one.changes - modules
+            known -= one.makes | one.changes
     return found
 
 
-def _modules(program: Sequence[_Statement]) -> set[str]:
-    return {name for one in program if isinstance(one.node, (ast.Import, ast.ImportFrom)) for name in one.makes}
-
-
-def _statements(cell: int, body: Sequence[ast.stmt], guards: tuple[str, ...] = ()) -> Iterator[_Statement]:
+def _statements(cell: int, body: Sequence[ast.stmt], modules: set[str], guards: tuple[str, ...] = ()
+                ) -> Iterator[_Statement]:
     for node in body:
         if isinstance(node, ast.If):
             test = ast.unparse(node.test)
-            yield from _statements(cell, node.body, (*guards, test))
-            yield from _statements(cell, node.orelse, (*guards, f"not ({test})"))
+            yield from _statements(cell, node.body, modules, (*guards, test))
+            yield from _statements(cell, node.orelse, modules, (*guards, f"not ({test})"))
         else:
-            yield _Statement(cell, node, guards)
+            yield _Statement(cell, node, guards, modules)
 
 
 def _cut(body: Sequence[ast.stmt], chosen: set[int]) -> list[ast.stmt]:
@@ -203,9 +201,9 @@ def _bound(node: ast.AST) -> set[str]:
     return {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
 
 
-def _changed(node: ast.AST) -> set[str]:
-    """Names whose object is written to: x of x.a = 1, x[0] += 1, x.f(y) and f(x) where nothing takes the value; and
-    what a changed variable of a loop is a part of."""
+def _changed(node: ast.AST, modules: set[str]) -> set[str]:
+    """Names whose object is written to: x of x.a = 1, x[0] += 1, and, where nothing takes the value, of x.f(y), f(x)
+    and module.f(x); and what a changed variable of a loop is a part of."""
     found = set()
     for part in ast.walk(node):
         if isinstance(part, (ast.Attribute, ast.Subscript)) and not isinstance(part.ctx, ast.Load):
@@ -214,13 +212,15 @@ def _changed(node: ast.AST) -> set[str]:
             found.add(_base(part.target))
         if isinstance(part, ast.Expr) and isinstance(call := part.value, ast.Call) and ast.unparse(
                 call.func) not in SILENT:
-            given = [*call.args, *(one.value for one in call.keywords)]
-            found |= {_base(call.func), *(one.id for one in given if isinstance(one, ast.Name))}
+            base = _base(call.func)
+            given = [*call.args, *(one.value for one in call.keywords)] if base in modules or isinstance(
+                call.func, ast.Name) else []
+            found |= {base, *(one.id for one in given if isinstance(one, ast.Name))}
     parts = {}
     for part in ast.walk(node):
         if isinstance(part, ast.For):
             parts |= _parts(part.target, part.iter)
-    return _through(found - {None}, parts)
+    return _through(found - {None}, parts) - modules
 
 
 def _parts(target: ast.AST, whole: ast.AST) -> dict[str, set[str]]:
